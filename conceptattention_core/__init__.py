@@ -1,0 +1,23 @@
+"""ConceptAttention (Helbling et al., ICML 2025, arXiv 2502.04320), free of any host.
+
+Concept tokens ride through the joint-attention blocks of a diffusion transformer. They read the
+image, the image never reads them, so the picture stays as it is; the similarity of image and
+concept vectors in the output space of the attention says where each concept is.
+
+Data, in the order it flows::
+
+    ConceptSet -> a family embeds it -> attention.step per block -> Recorder -> Recording
+               -> maps.reduce -> ConceptMaps -> masks.draw -> one mask per concept
+
+Axes, one letter or word each, everywhere in this package:
+
+    b      pictures of a batch            t      text-encoder rows that stand for concepts
+    c      concepts                       p      patches of the picture, row by row (y x)
+    y x    the patch grid                 h w    pixels of the picture
+    step   sampling steps                 block  joint-attention blocks
+    head d attention heads, their width   rgb    colours
+"""
+
+
+class ConceptAttentionError(ValueError):
+    """A request that cannot be met. The message says what was asked, found and accepted."""

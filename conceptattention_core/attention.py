@@ -1,0 +1,143 @@
+"""Concept tokens in a joint-attention block: ConceptAttention, arXiv 2502.04320, section 4.
+
+Concepts use the text stream's own weights. Their queries read the image (and each other); nothing
+reads them, so image and prompt stay bit for bit as they were. What a block attends for concepts
+and for the image lives in one space, its *output space*, and there their dot product says how
+much of a concept is at a patch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from torch import Tensor
+
+from . import ConceptAttentionError
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One stream inside an attention layer; n is t for concepts and p for the image.
+
+    The image's keys and values are the very tensors of the ordinary attention, positions applied.
+    `outputs` are attention outputs *before* the output projection.
+    """
+
+    keys: Tensor  # b head n d
+    values: Tensor  # b head n d
+    outputs: Tensor  # b n (head d)
+    unplaced_queries: Callable[[], Tensor]  # b head n d, before positions; asked for on demand
+
+
+class JointBlock(Protocol):
+    """The text side of one joint-attention block, lent to the concepts. A family writes these."""
+
+    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values `b head t d` of the concept stream `b t (head d)`."""
+        ...
+
+    def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
+        """The stream after the block's residuals, from what was attended `b t (head d)`."""
+        ...
+
+
+# What concepts attend to: the ablation of the paper's section 5.
+
+
+def _attend_both(q: Tensor, k: Tensor, v: Tensor, image: Vectors) -> Tensor:
+    keys, values = torch.cat([k, image.keys], dim=2), torch.cat([v, image.values], dim=2)
+    return F.scaled_dot_product_attention(q, keys, values)
+
+
+def _attend_image(q: Tensor, k: Tensor, v: Tensor, image: Vectors) -> Tensor:
+    return F.scaled_dot_product_attention(q, image.keys, image.values)
+
+
+def _attend_concepts(q: Tensor, k: Tensor, v: Tensor, image: Vectors) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _attend_nothing(q: Tensor, k: Tensor, v: Tensor, image: Vectors) -> Tensor:
+    return v
+
+
+ATTEND: dict[str, Callable[[Tensor, Tensor, Tensor, Vectors], Tensor]] = {
+    "concepts and image": _attend_both,
+    "image": _attend_image,
+    "concepts": _attend_concepts,
+    "nothing": _attend_nothing,
+}
+
+
+# Where concepts and patches are compared. Each score is linear in the concept's vector.
+
+
+def _score_outputs(concepts: Vectors, image: Vectors, mean: Tensor) -> Tensor:
+    return _similarity(mean @ concepts.outputs, image.outputs)
+
+
+def _score_cross_attention(concepts: Vectors, image: Vectors, mean: Tensor) -> Tensor:
+    """The paper's comparison: concept key, image query before positions, mean over heads."""
+    heads = concepts.keys.shape[1]
+    return _similarity(mean @ _merge(concepts.keys), _merge(image.unplaced_queries())) / heads
+
+
+def _score_values(concepts: Vectors, image: Vectors, mean: Tensor) -> Tensor:
+    return _similarity(mean @ _merge(concepts.values), _merge(image.values))
+
+
+SPACES: dict[str, Callable[[Vectors, Vectors, Tensor], Tensor]] = {
+    "output": _score_outputs,
+    "cross-attention": _score_cross_attention,
+    "value": _score_values,
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """How concepts ride and where they are compared. The defaults are the paper's."""
+
+    attend: str = "concepts and image"
+    space: str = "output"
+
+    def __post_init__(self):
+        for what, asked, accepted in (
+            ("attend to", self.attend, ATTEND),
+            ("space", self.space, SPACES),
+        ):
+            if asked not in accepted:
+                raise ConceptAttentionError(
+                    f"Unknown choice '{asked}' for {what}. Accepted: {', '.join(accepted)}."
+                )
+
+
+def token_mean(owners: Tensor) -> Tensor:
+    """`c t`, rows sum to 1: the mean over the tokens of each concept; `owners` is t -> c."""
+    belongs = F.one_hot(owners).T.float()
+    return belongs / belongs.sum(1, keepdim=True)
+
+
+def step(
+    block: JointBlock, concepts: Tensor, image: Vectors, mean: Tensor, method: Method
+) -> tuple[Tensor, Tensor]:
+    """One block: the concept stream `b t (head d)` after it, and raw scores `b c p`.
+
+    `mean` is `token_mean`: a concept's score is the mean of its tokens' scores, taken on the
+    vectors because the score is linear in them.
+    """
+    q, k, v = block.heads(concepts)
+    attended = _merge(ATTEND[method.attend](q, k, v, image))
+    riders = Vectors(k, v, attended, unplaced_queries=lambda: q)
+    scores = SPACES[method.space](riders, image, mean.to(attended))
+    return block.update(concepts, attended), scores
+
+
+def _merge(heads: Tensor) -> Tensor:
+    return rearrange(heads, "b head n d -> b n (head d)")
+
+
+def _similarity(concepts: Tensor, image: Tensor) -> Tensor:
+    return einsum(concepts, image, "b c d, b p d -> b c p")

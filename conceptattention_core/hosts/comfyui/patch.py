@@ -1,0 +1,240 @@
+"""All that touches ComfyUI while it samples. Nothing of the host is copied or replaced.
+
+`record` hangs two wrappers on a clone of the model patcher: one around a sampling run, which owns
+the `Recorder` of that run and files what was heard, and one around each call of the model, which
+wraps the joint blocks for the length of that call, whatever other packs put there before or after.
+Around a block's own attention the concepts take their step; image tensors are only read.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from einops import rearrange
+from torch import Tensor, nn
+
+from ... import ConceptAttentionError
+from ...attention import Vectors, step, token_mean
+from ...ranges import select
+from ...recording import Recorder, Recording, RecordSpec
+from .families import Family, Ride, find
+from .store import STORE, Silence
+
+KEY = "conceptattention"
+OVERRIDE = "optimized_attention_override"
+POSITIVE = 0  # in transformer_options["cond_or_uncond"]
+
+
+@dataclass(frozen=True)
+class Tour:
+    """What rides, and where it is looked at. The same for every run of a recorded model."""
+
+    family: Family
+    spec: RecordSpec
+    blocks: range
+    rows: Tensor  # t n
+    mean: Tensor  # c t
+
+
+def record(model: ModelPatcher, clip: Any, spec: RecordSpec) -> ModelPatcher:
+    """A clone of `model` that records `spec` whenever it samples. `clip` reads the concepts."""
+    network = model.get_model_object("diffusion_model")
+    family = find(network)
+    blocks = select(spec.blocks, family.depth(network), "blocks")
+    rows = family.embed(clip, [concept.words for concept in spec.concepts.concepts])
+    for concept, own in zip(spec.concepts.concepts, rows, strict=True):
+        if len(own) == 0:
+            raise ConceptAttentionError(
+                f"The text encoder reads nothing in '{concept.words}' ({concept.name}). "
+                "Give it words: 'name: words'."
+            )
+    if spec.tokens == "first":
+        rows = [own[:1] for own in rows]
+    owners = torch.tensor([c for c, own in enumerate(rows) for _ in own])
+    tour = Tour(family, spec, blocks, torch.cat(rows), token_mean(owners))
+
+    recorded = model.clone()
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):
+        recorded.remove_wrappers_with_key(kind, KEY)
+    recorded.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(tour))
+    recorded.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _around_model)
+    recorded.set_attachments(KEY, spec)
+    return recorded
+
+
+def spec_of(model: ModelPatcher) -> RecordSpec:
+    """What a recorded model listens to."""
+    spec = model.get_attachment(KEY)
+    if spec is None:
+        raise ConceptAttentionError("This MODEL did not go through Record Concepts.")
+    return spec
+
+
+def _around_sampling(tour: Tour) -> Callable[..., Tensor]:
+    # A closure: clones of the patcher deep-copy what they hold, and callable objects lose state.
+    def around_sampling(
+        executor, noise, latent_image, sampler, sigmas, mask=None, callback=None, *args, **kwargs
+    ):
+        guider = executor.class_obj
+        network = guider.model_patcher.get_model_object("diffusion_model")
+        run = Run(tour, network, noise.shape, sigmas)
+        denoised = []
+
+        def keep_denoised(i, x0, x, total):
+            denoised[:] = [x0]
+            if callback is not None:
+                callback(i, x0, x, total)
+
+        options = guider.model_options["transformer_options"]  # this guider's, for this run
+        options[KEY] = run
+        try:
+            latent = executor(
+                noise, latent_image, sampler, sigmas, mask, keep_denoised, *args, **kwargs
+            )
+        finally:
+            del options[KEY]
+        made = [guider.model_patcher.model.process_latent_out(x0.float()) for x0 in denoised]
+        STORE.file([latent, *made], run.heard())
+        return latent
+
+    return around_sampling
+
+
+def _around_model(
+    executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds
+):
+    options = dict(transformer_options or {})
+    run = options.get(KEY)
+    chunks = [i for i, kind in enumerate(options.get("cond_or_uncond", [])) if kind == POSITIVE]
+    # A prompt for a part of the picture sees a cropped latent: another grid, nothing to record.
+    if run is None or not chunks or x.shape[1:] != run.latent_shape[1:]:
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
+    forward = Forward(run, len(x), chunks, conds)
+    replaced = dict(options.get("patches_replace", {}))
+    blocks = replaced["dit"] = dict(replaced.get("dit", {}))
+    for index in range(run.tour.blocks.stop):
+        key = ("double_block", index)
+        blocks[key] = _around_block(forward, index, blocks.get(key))
+    options["patches_replace"] = replaced
+    out = executor(x, t, c_concat, c_crossattn, control, options, **conds)
+    run.add(forward, options["sigmas"], options["sample_sigmas"])
+    return out
+
+
+def _around_block(forward: "Forward", index: int, earlier: Callable | None) -> Callable:
+    def around_block(args, extra):
+        original = extra["original_block"]
+
+        def listening(args):
+            options = args.get("transformer_options")
+            if options is None or not forward.arrives(index, args):
+                return original(args)
+            tap = _around_attention(forward, index, args, options.get(OVERRIDE))
+            return original({**args, "transformer_options": {**options, OVERRIDE: tap}})
+
+        if earlier is None:
+            return listening(args)
+        return earlier(args, {**extra, "original_block": listening})
+
+    return around_block
+
+
+def _around_attention(
+    forward: "Forward", index: int, args: dict[str, Any], earlier: Callable | None
+) -> Callable:
+    text, image = args["txt"].shape[1], args["img"].shape[1]
+
+    def around_attention(attention, q, k, v, heads, *rest, **kwargs):
+        if earlier is None:
+            out = attention(q, k, v, heads, *rest, **kwargs)
+        else:
+            out = earlier(attention, q, k, v, heads, *rest, **kwargs)
+        if not kwargs.get("skip_reshape"):
+            q, k, v = (rearrange(x, "b n (head d) -> b head n d", head=heads) for x in (q, k, v))
+        if q.shape[2] == text + image:
+            merged = out
+            if kwargs.get("skip_output_reshape"):
+                merged = rearrange(out, "b head n d -> b n (head d)")
+            forward.step(index, text, q, k, v, merged)
+        return out
+
+    return around_attention
+
+
+class Run:
+    """One sampling run of a recorded model."""
+
+    def __init__(self, tour: Tour, network: nn.Module, latent_shape: torch.Size, sigmas: Tensor):
+        self.tour, self.network, self.latent_shape = tour, network, latent_shape
+        self.grid = tour.family.grid(network, *latent_shape[-2:])
+        self.recorder = Recorder(
+            tour.spec, self.grid, tour.blocks, max(len(sigmas) - 1, 1), tour.family.name
+        )
+
+    def add(self, forward: "Forward", sigma: Tensor, schedule: Tensor) -> None:
+        """Keep a forward in which the concepts got through every block."""
+        if len(forward.scores) == len(self.tour.blocks):
+            now = (schedule - sigma.flatten()[0].to(schedule)).abs().argmin().item()
+            self.recorder.add(min(int(now), self.recorder.steps - 1), forward.scores)
+
+    def heard(self) -> "Recording | Silence":
+        try:
+            return self.recorder.finish()
+        except ConceptAttentionError as nothing:  # the picture is fine: say it where maps are read
+            return Silence(self.tour.spec, str(nothing))
+
+
+class Forward:
+    """One call of the model: the concepts on their way through its blocks."""
+
+    def __init__(self, run: Run, batch: int, chunks: list[int], conds: dict[str, Any]):
+        self.run, self.batch, self.chunks, self.conds = run, batch, chunks, conds
+        self.size = run.latent_shape[0]
+        self.ride: Ride | None = None
+        self.concepts = self.mean = None
+        self.at = 0  # the next block
+        self.scores: list[Tensor] = []  # b c p for each scored block
+
+    def arrives(self, index: int, args: dict[str, Any]) -> bool:
+        """Whether the concepts are due at this block; they enter with the first one."""
+        if index == 0 and self.ride is None:
+            tour = self.run.tour
+            own = {name: self._positive(value) for name, value in args.items()}
+            conds = {name: self._positive(value) for name, value in self.conds.items()}
+            self.ride = tour.family.enter(self.run.network, tour.rows, own, conds)
+            self.concepts = self.ride.concepts
+            self.mean = tour.mean.to(self.concepts)
+        return self.ride is not None and index == self.at
+
+    def step(self, index: int, text: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+        """Take one block, given its joint attention, text before image, `b head n d`."""
+        if index != self.at:
+            return
+        patches = slice(text, text + self.run.grid.y * self.run.grid.x)  # references come after
+        image = Vectors(
+            keys=self._positive(k)[:, :, patches],
+            values=self._positive(v)[:, :, patches],
+            outputs=self._positive(out)[:, patches],
+            unplaced_queries=lambda: self.ride.unplaced(
+                self._positive(q)[:, :, patches], patches
+            ),
+        )
+        tour = self.run.tour
+        self.concepts, scores = step(
+            self.ride.block(index), self.concepts, image, self.mean, tour.spec.method
+        )
+        if index in tour.blocks:
+            self.scores.append(
+                rearrange(scores, "(chunk b) c p -> chunk b c p", b=self.size).mean(0)
+            )
+        self.at += 1
+
+    def _positive(self, value: Any) -> Any:
+        """The rows of the positive prompt; what has no row per picture is returned as it is."""
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != self.batch:
+            return value
+        rows = [value[i * self.size : (i + 1) * self.size] for i in self.chunks]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)

@@ -1,0 +1,131 @@
+"""Recordings of this process, found again by the latent they belong to.
+
+ComfyUI caches a sampler's latent but may drop the MODEL that recorded it, and it copies and casts
+latents on the way. So a recording is filed under a sketch of each latent it made: a few hundred of
+its values, compared with the tolerance of a cast to bfloat16.
+"""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ... import ConceptAttentionError
+from ...recording import RecordSpec, Recording
+
+CAPACITY = 512 * 2**20  # bytes
+SKETCH = 1024  # values kept of each latent
+TOLERANCE = 2**-7  # of the largest value: one rounding to bfloat16 and a little more
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A run from which nothing could be recorded, and why."""
+
+    spec: RecordSpec
+    reason: str
+    nbytes: int = 0
+
+
+@dataclass(frozen=True)
+class Sketch:
+    shape: tuple[int, ...]
+    values: Tensor
+
+    @classmethod
+    def of(cls, latent: Tensor) -> "Sketch":
+        """Sketch one latent without its batch axis."""
+        flat = latent.detach().flatten()
+        at = torch.linspace(0, flat.numel() - 1, min(SKETCH, flat.numel()), device=flat.device)
+        return cls(tuple(latent.shape), flat[at.long()].float().cpu())
+
+    def distance(self, other: "Sketch") -> float:
+        """Largest difference in units of the largest value; infinite for another shape."""
+        if self.shape != other.shape:
+            return float("inf")
+        scale = max(self.values.abs().max().item(), 1e-12)
+        return (self.values - other.values).abs().max().item() / scale
+
+
+@dataclass(frozen=True)
+class _Entry:
+    sketch: Sketch
+    index: int  # of the picture in its batch
+    heard: Recording | Silence
+
+
+class Store:
+    def __init__(self, capacity: int = CAPACITY):
+        self.capacity = capacity
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()  # oldest first
+        self._next = 0
+
+    def file(self, latents: list[Tensor], heard: Recording | Silence) -> None:
+        """File a run under every latent `b ...` that came out of it."""
+        entries = [
+            _Entry(Sketch.of(item), index, heard)
+            for latent in latents
+            for index, item in enumerate(latent)
+        ]
+        with self._lock:
+            for entry in entries:
+                self._forget_earlier(entry)
+                self._entries[self._next] = entry
+                self._next += 1
+            while self._entries and self._nbytes() > self.capacity:
+                self._entries.popitem(last=False)
+
+    def find(self, latent: Tensor, spec: RecordSpec | None = None) -> Recording:
+        """The recording of every picture in a latent `b ...`, in the latent's order.
+
+        `spec` tells recordings of one and the same picture apart; without it the newest counts.
+        """
+        matches = [self._match(Sketch.of(item), spec) for item in latent]
+        heard = [entry.heard for entry in matches]
+        for one in heard:
+            if isinstance(one, Silence):
+                raise ConceptAttentionError(one.reason)
+        first = heard[0]
+        if any((r.spec, r.grid, r.steps, r.blocks) != (first.spec, first.grid, first.steps, first.blocks) for r in heard):
+            raise ConceptAttentionError(
+                "The pictures of this latent were recorded with different concepts or settings. "
+                "Read the maps of each sampler by itself."
+            )
+        scores = torch.stack([e.heard.scores[e.index] for e in matches])
+        return replace(first, scores=scores)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _match(self, sketch: Sketch, spec: RecordSpec | None) -> _Entry:
+        with self._lock:
+            newest_first = list(reversed(self._entries.values()))
+        candidates = [e for e in newest_first if spec is None or e.heard.spec == spec]
+        best = min(candidates, key=lambda e: sketch.distance(e.sketch), default=None)
+        if best is None or sketch.distance(best.sketch) > TOLERANCE:
+            raise ConceptAttentionError(
+                "No concepts were recorded for this latent. Connect the LATENT that comes straight "
+                "from a sampler whose MODEL went through Record Concepts; if it did, its recording "
+                "was dropped to save memory: run the sampler again, with another seed if it is "
+                "cached."
+            )
+        return best
+
+    def _forget_earlier(self, entry: _Entry) -> None:
+        """The same picture recorded in the same way again takes the place of the old one."""
+        for key, other in list(self._entries.items()):
+            if other.heard.spec == entry.heard.spec and other.sketch.distance(entry.sketch) == 0:
+                del self._entries[key]
+
+    def _nbytes(self) -> int:
+        return sum({id(e.heard): e.heard.nbytes for e in self._entries.values()}.values())
+
+
+STORE = Store()

@@ -1,0 +1,141 @@
+"""From a recording to one heat map per concept: arXiv 2502.04320, section 4.3."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from . import ConceptAttentionError
+from .concepts import ConceptSet
+from .ranges import select
+from .recording import Grid, Recording
+
+
+def _softmax_then_mean(scores: Tensor) -> Tensor:
+    return scores.softmax(dim=3).mean(dim=(1, 2))
+
+
+def _mean_then_softmax(scores: Tensor) -> Tensor:
+    return scores.mean(dim=(1, 2)).softmax(dim=1)
+
+
+ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax, then mean": _softmax_then_mean,
+    "mean, then softmax": _mean_then_softmax,
+}
+"""`b step block c y x` -> `b c y x`. The first is the paper's; the second is a different map."""
+
+
+@dataclass(frozen=True)
+class ConceptMaps:
+    """Per patch, how much of each concept: `b c y x`, float32, 0..1, summing to 1 over c."""
+
+    maps: Tensor
+    concepts: ConceptSet
+    grid: Grid
+    settings: dict[str, object]
+
+    def of(self, name: str) -> Tensor:
+        """The map of one concept, `b y x`."""
+        return self.maps[:, self.concepts.find(name)]
+
+    @property
+    def shown(self) -> Tensor:
+        """The maps of the concepts that get a mask, `b c y x`."""
+        return self.maps[:, list(self.concepts.shown)]
+
+    def winners(self) -> Tensor:
+        """Which concept is strongest at each patch, `b y x`, positions in `concepts`."""
+        return self.maps.argmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Presence:
+    """How much of a concept one picture shows. All figures 0..1."""
+
+    name: str
+    coverage: float
+    """Share of the picture in which the concept is stronger than every other one."""
+    peak: float
+    mean: float
+
+    @property
+    def present(self) -> bool:
+        """Whether the concept is strongest anywhere worth speaking of (0.5 % of the picture)."""
+        return self.coverage >= 0.005
+
+
+def reduce(
+    recording: Recording,
+    *,
+    steps: str = "all",
+    blocks: str = "all",
+    order: str = "softmax, then mean",
+    temperature: float = 1.0,
+) -> ConceptMaps:
+    """Maps from the chosen part of a recording.
+
+    `steps` counts sampling steps and `blocks` the model's joint-attention blocks, both from 0
+    (see `ranges.select`). Scores are divided by `temperature` (> 0) before the softmax over
+    concepts: above 1 is softer, below 1 harder.
+    """
+    if order not in ORDERS:
+        raise ConceptAttentionError(f"Unknown order '{order}'. Accepted: {', '.join(ORDERS)}.")
+    if not temperature > 0:
+        raise ConceptAttentionError(f"The temperature must be above 0, got {temperature}.")
+    last_step = recording.steps[-1][1]
+    wanted_steps = select(steps, last_step + 1, "steps")
+    wanted_blocks = select(blocks, recording.blocks[-1] + 1, "blocks")
+    at = [
+        i
+        for i, (first, last) in enumerate(recording.steps)
+        if first < wanted_steps.stop and last >= wanted_steps.start
+    ]
+    within = [i for i, block in enumerate(recording.blocks) if block in wanted_blocks]
+    if not at:
+        raise ConceptAttentionError(
+            f"Steps '{steps}' were not recorded; recorded: "
+            f"{', '.join(_span(*span) for span in recording.steps)}."
+        )
+    if not within:
+        raise ConceptAttentionError(
+            f"Blocks '{blocks}' were not recorded; recorded: "
+            f"{_span(recording.blocks[0], recording.blocks[-1])}."
+        )
+    scores = recording.scores[:, at][:, :, within] / temperature
+    return ConceptMaps(
+        ORDERS[order](scores),
+        recording.concepts,
+        recording.grid,
+        {
+            "model": recording.model,
+            "tokens": recording.spec.tokens,
+            "attend to": recording.spec.method.attend,
+            "space": recording.spec.method.space,
+            "steps": steps,
+            "blocks": blocks,
+            "order": order,
+            "temperature": temperature,
+        },
+    )
+
+
+def presence(maps: ConceptMaps) -> list[list[Presence]]:
+    """For each picture, the presence of each concept, hidden ones included, in order."""
+    winners = maps.winners()
+    return [
+        [
+            Presence(
+                name,
+                coverage=(winners[b] == c).float().mean().item(),
+                peak=maps.maps[b, c].max().item(),
+                mean=maps.maps[b, c].mean().item(),
+            )
+            for c, name in enumerate(maps.concepts.names)
+        ]
+        for b in range(len(maps.maps))
+    ]
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"

@@ -1,0 +1,42 @@
+"""Which steps or blocks: `all`, `3`, `2-5`, `10-`, `first 4`, `last 10`."""
+
+import re
+
+from . import ConceptAttentionError
+
+ACCEPTED = "'all', '3', '2-5', '10-', 'first 4' or 'last 10'"
+
+
+def select(text: str, available: int, what: str) -> range:
+    """The part of `range(available)` that `text` names; numbers count from 0, ends included.
+
+    `what` is the plural noun for messages ('blocks', 'steps'). `first n` and `last n` take what
+    there is when there are fewer than n; every other range must lie within what there is.
+    """
+    asked = " ".join(text.lower().split())
+    if asked in ("", "all"):
+        return range(available)
+    if match := re.fullmatch(r"(first|last) (\d+)", asked):
+        count = min(int(match[2]), available)
+        chosen = range(count) if match[1] == "first" else range(available - count, available)
+    elif match := re.fullmatch(r"(\d+) ?(?:(-) ?(\d+)?)?", asked):
+        start = int(match[1])
+        if match[3]:
+            stop = int(match[3]) + 1
+        else:
+            stop = available if match[2] else start + 1
+        chosen = range(start, stop)
+        if stop > available:
+            raise ConceptAttentionError(
+                f"Asked for {what} '{text}', but there are {available}: 0 to {available - 1}."
+            )
+    else:
+        raise ConceptAttentionError(
+            f"Could not read '{text}' as a range of {what}. Accepted: {ACCEPTED}."
+        )
+    if not chosen:
+        raise ConceptAttentionError(
+            f"The range '{text}' contains no {what}; there are {available}: 0 to {available - 1}. "
+            f"Accepted: {ACCEPTED}."
+        )
+    return chosen
