@@ -84,15 +84,11 @@ class Recording:
 class Recorder:
     """Collects one run. Born when sampling starts, gone when it ends."""
 
-    def __init__(
-        self, spec: RecordSpec, grid: Grid, blocks: Sequence[int], steps: int, model: str
-    ):
+    def __init__(self, spec: RecordSpec, grid: Grid, blocks: Sequence[int], steps: int, model: str):
         self.spec, self.grid, self.blocks, self.model = spec, grid, tuple(blocks), model
         self.steps = steps
-        self._sums: dict[int, Tensor] = {}  # slot -> b block c y x
-        self._counts: dict[int, int] = {}
-        self._seen: dict[int, list[int]] = {}
-        self._slots = 0
+        self._scores: Tensor | None = None  # b slot block c y x; a slot is a step or a few
+        self._heard: list[list[int]] = []  # for each slot the steps that were added to it
 
     def add(self, step: int, scores: Sequence[Tensor]) -> None:
         """One forward of the model at sampling step `step`: `b c p` for each scored block.
@@ -101,27 +97,24 @@ class Recorder:
         """
         stacked = torch.stack(list(scores), dim=1).float().cpu()
         forward = rearrange(stacked, "b block c (y x) -> b block c y x", y=self.grid.y)
-        self._slots = self._slots or self._affordable(forward.nbytes)
-        slot = step * self._slots // self.steps
-        if slot in self._sums:
-            self._sums[slot] += forward
-            self._counts[slot] += 1
-            self._seen[slot].append(step)
-        else:
-            self._sums[slot], self._counts[slot], self._seen[slot] = forward, 1, [step]
+        if self._scores is None:
+            affordable = self.spec.budget_mib * 2**20 // forward.nbytes
+            slots = max(1, min(self.steps, affordable))
+            self._scores = forward.new_zeros(len(forward), slots, *forward.shape[1:])
+            self._heard = [[] for _ in range(slots)]
+        slot = step * len(self._heard) // self.steps
+        self._heard[slot].append(step)
+        mean = self._scores[:, slot]
+        mean += (forward - mean) / len(self._heard[slot])
 
     def finish(self) -> Recording:
         """The frozen recording; an error when nothing was captured."""
-        if not self._sums:
+        if self._scores is None:
             raise ConceptAttentionError(
                 f"Nothing was captured while {self.model} sampled: another node seems to replace "
                 "its blocks or its attention as a whole. Try without that node."
             )
-        slots = sorted(self._sums)
-        means = [self._sums.pop(slot).div_(self._counts[slot]) for slot in slots]
-        steps = tuple((min(self._seen[slot]), max(self._seen[slot])) for slot in slots)
-        scores = torch.stack(means, dim=1)
+        used = [slot for slot, steps in enumerate(self._heard) if steps]
+        scores = self._scores if len(used) == len(self._heard) else self._scores[:, used]
+        steps = tuple((min(self._heard[slot]), max(self._heard[slot])) for slot in used)
         return Recording(scores, self.spec, self.grid, steps, self.blocks, self.model)
-
-    def _affordable(self, step_bytes: int) -> int:
-        return max(1, min(self.steps, self.spec.budget_mib * 2**20 // step_bytes))

@@ -80,7 +80,8 @@ class FluxRide:
     def unplaced(self, queries: Tensor, image: slice) -> Tensor:
         # a rotation is undone by its transpose
         pairs = rearrange(queries, "b head p (d two) -> b head p d two", two=2).float()
-        turned = einsum(self.positions[:, :, image], pairs, "b one p d i j, b head p d i -> b head p d j")
+        turns = self.positions[:, :, image]
+        turned = einsum(turns, pairs, "b one p d i j, b head p d i -> b head p d j")
         return rearrange(turned, "b head p d two -> b head p (d two)").to(queries)
 
 

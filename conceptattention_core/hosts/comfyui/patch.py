@@ -218,9 +218,7 @@ class Forward:
             keys=self._positive(k)[:, :, patches],
             values=self._positive(v)[:, :, patches],
             outputs=self._positive(out)[:, patches],
-            unplaced_queries=lambda: self.ride.unplaced(
-                self._positive(q)[:, :, patches], patches
-            ),
+            unplaced_queries=lambda: self.ride.unplaced(self._positive(q)[:, :, patches], patches),
         )
         tour = self.run.tour
         self.concepts, scores = step(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ... import ConceptAttentionError
-from ...recording import RecordSpec, Recording
+from ...recording import Recording, RecordSpec
 
 CAPACITY = 512 * 2**20  # bytes
 SKETCH = 1024  # values kept of each latent
@@ -89,7 +89,7 @@ class Store:
             if isinstance(one, Silence):
                 raise ConceptAttentionError(one.reason)
         first = heard[0]
-        if any((r.spec, r.grid, r.steps, r.blocks) != (first.spec, first.grid, first.steps, first.blocks) for r in heard):
+        if any(_kind(one) != _kind(first) for one in heard):
             raise ConceptAttentionError(
                 "The pictures of this latent were recorded with different concepts or settings. "
                 "Read the maps of each sampler by itself."
@@ -126,6 +126,10 @@ class Store:
 
     def _nbytes(self) -> int:
         return sum({id(e.heard): e.heard.nbytes for e in self._entries.values()}.values())
+
+
+def _kind(recording: Recording) -> tuple:
+    return recording.spec, recording.grid, recording.steps, recording.blocks
 
 
 STORE = Store()

@@ -1,0 +1,89 @@
+"""Files from maps: named masks, heat maps, overlay, label map, report."""
+
+import json
+import re
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .maps import ConceptMaps, presence
+from .masks import draw
+from .render import Picture, colour, heat_maps, label_map, overlay, sheet
+
+
+def file_names(names: list[str]) -> list[str]:
+    """A safe, distinct file name for each concept, letters of any alphabet kept."""
+    taken: set[str] = set()
+    safe = []
+    for i, name in enumerate(names):
+        plain = re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFKC", name)).strip("_")[:64]
+        plain = plain or f"concept_{i}"
+        if re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", plain):  # Windows keeps these
+            plain = f"{plain}_"
+        unique, n = plain, 2
+        while unique.casefold() in taken:
+            unique, n = f"{plain}_{n}", n + 1
+        taken.add(unique.casefold())
+        safe.append(unique)
+    return safe
+
+
+def save(out: Path, image: Picture, maps: ConceptMaps, b: int, **mask_settings) -> dict:
+    """Write every file of picture `b` into `out` and return its part of the report.
+
+    `mask_settings` are those of `masks.draw`.
+    """
+    size = image.shape[:2]
+    concepts = maps.concepts
+    names = [concepts.names[c] for c in concepts.shown]
+    files = file_names(names)
+    (out / "masks").mkdir(parents=True, exist_ok=True)
+    (out / "heatmaps").mkdir(exist_ok=True)
+    Image.fromarray(image).save(out / "image.png")
+    masks = draw(maps, size=size, **mask_settings)[:, b]
+    for name, mask in zip(files, masks, strict=True):
+        pixels = (mask.numpy() * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(out / "masks" / f"{name}.png")
+    for name, heat in zip(files, heat_maps(maps, b, size), strict=True):
+        Image.fromarray(heat).save(out / "heatmaps" / f"{name}.png")
+    Image.fromarray(overlay(image, maps, b)).save(out / "overlay.png")
+    Image.fromarray(sheet(image, maps, b)).save(out / "sheet.png")
+    save_labels(out, maps, b, size)
+    return {
+        "concepts": [
+            {
+                "name": figure.name,
+                "words": concept.words,
+                "mask": f"masks/{file}.png",
+                "present": figure.present,
+                "coverage": round(figure.coverage, 4),
+                "peak": round(figure.peak, 4),
+                "mean": round(figure.mean, 4),
+            }
+            for file, figure, concept in zip(
+                files,
+                [presence(maps)[b][c] for c in concepts.shown],
+                [concepts.concepts[c] for c in concepts.shown],
+                strict=True,
+            )
+        ],
+        "maps": maps.settings,
+        "masks": mask_settings,
+    }
+
+
+def save_labels(out: Path, maps: ConceptMaps, b: int, size: tuple[int, int]) -> None:
+    """The label map as a palette PNG, and which name and colour stands for which value."""
+    labels = Image.fromarray(label_map(maps, b, size), mode="P")
+    colours = [colour(c) for c in range(len(maps.concepts))]
+    labels.putpalette([channel for rgb in colours for channel in rgb])
+    labels.save(out / "labels.png")
+    names = {
+        c: {"name": concept.name, "colour": colours[c], "hidden": concept.hidden}
+        for c, concept in enumerate(maps.concepts.concepts)
+    }
+    (out / "labels.json").write_text(
+        json.dumps(names, ensure_ascii=False, indent=1) + "\n", "utf-8"
+    )

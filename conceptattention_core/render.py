@@ -1,0 +1,160 @@
+"""Maps as pictures to look at: heat maps, overlays with a legend, label maps."""
+
+import colorsys
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .maps import ConceptMaps, presence
+from .masks import upsample
+
+Picture = NDArray[np.uint8]  # h w rgb
+
+PAPER = (250, 250, 248)
+INK = (32, 33, 36)
+
+# Colours that stay apart for most eyes, close ones far from each other in the list.
+COLOURS = (
+    (230, 57, 70), (29, 125, 220), (244, 180, 26), (42, 157, 88), (155, 89, 208), (20, 184, 194),
+    (245, 124, 41), (233, 105, 172), (139, 195, 50), (121, 85, 62), (92, 107, 192), (150, 160, 170),
+)  # fmt: skip
+
+
+def colour(index: int) -> tuple[int, int, int]:
+    """The colour of the concept at this position."""
+    if index < len(COLOURS):
+        return COLOURS[index]
+    hue = index * 0.618034 % 1
+    r, g, b = colorsys.hls_to_rgb(hue, 0.45 + 0.2 * (index % 2), 0.65)
+    return round(r * 255), round(g * 255), round(b * 255)
+
+
+def heat_map(heat: Tensor, low: float, high: float) -> Picture:
+    """One map `h w` in the colours of plasma, from `low` (dark) to `high` (bright)."""
+    scaled = ((heat - low) / max(high - low, 1e-12)).clamp(0, 1)
+    grey = (scaled.cpu().numpy() * 255).round().astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_PLASMA), cv2.COLOR_BGR2RGB)
+
+
+def heat_maps(maps: ConceptMaps, b: int, size: tuple[int, int] | None = None) -> list[Picture]:
+    """The maps of the shown concepts of picture `b`, on one scale: that of all of them."""
+    pixels = upsample(maps.shown[b : b + 1], maps.grid, size)[0]
+    low, high = pixels.min().item(), pixels.max().item()
+    return [heat_map(heat, low, high) for heat in pixels]
+
+
+def label_map(maps: ConceptMaps, b: int, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """The position in `maps.concepts` of the strongest concept at each pixel, `h w`."""
+    pixels = upsample(maps.maps[b : b + 1], maps.grid, size)[0]
+    return pixels.argmax(dim=0).cpu().numpy().astype(np.uint8)
+
+
+def overlay(image: Picture, maps: ConceptMaps, b: int, strength: float = 0.6) -> Picture:
+    """Each region of the picture in the colour of its strongest concept, with a legend below.
+
+    `strength` (0..1) is how much of the picture the colour hides. Hidden concepts stay uncoloured.
+    """
+    size = image.shape[:2]
+    labels = label_map(maps, b, size)
+    palette = np.array([colour(c) for c in range(len(maps.concepts))], np.float32)
+    shown = np.isin(labels, maps.concepts.shown)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    # the picture's light and shade stay visible in the colour
+    tint = palette[labels] * (0.35 + 0.65 * grey.astype(np.float32) / 255)
+    mixed = image * (1 - strength) + tint * strength
+    out = np.where(shown[..., None], mixed, image * 0.6 + grey * 0.4).round().astype(np.uint8)
+    out[_borders(labels)] = 255
+    return np.vstack([out, legend(maps, b, image.shape[1])])
+
+
+def sheet(image: Picture, maps: ConceptMaps, b: int) -> Picture:
+    """The picture and the heat map of each shown concept side by side, named."""
+    tiles = [("", image)]
+    names = [maps.concepts.names[c] for c in maps.concepts.shown]
+    tiles += list(zip(names, heat_maps(maps, b, image.shape[:2]), strict=True))
+    columns = min(len(tiles), 4 if len(tiles) <= 8 else 6)
+    gap = max(4, image.shape[1] // 64)
+    captioned = [np.vstack([_caption(name, image.shape[1]), tile]) for name, tile in tiles]
+    h, w = captioned[0].shape[:2]
+    rows = -(-len(tiles) // columns)
+    canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), PAPER, np.uint8)
+    for i, tile in enumerate(captioned):
+        y, x = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
+        canvas[y : y + h, x : x + w] = tile
+    return canvas
+
+
+def legend(maps: ConceptMaps, b: int, width: int) -> Picture:
+    """A strip of this width: a swatch, the name and the share of the picture for each concept."""
+    size = _text_size(width)
+    pad, swatch, row = size // 2, round(size * 0.9), round(size * 1.7)
+    entries = []
+    x = y = 0
+    for c, figure in enumerate(presence(maps)[b]):
+        if c in maps.concepts.shown:
+            text = f"{figure.name} {figure.coverage:.0%}" if figure.present else f"{figure.name} –"
+            extent = swatch + pad + round(font(text, size).getlength(text)) + 2 * pad
+            if x and x + extent > width - pad:
+                x, y = 0, y + row
+            entries.append((x + pad, y + pad, c, text))
+            x += extent
+    strip = Image.new("RGB", (width, y + row + pad), PAPER)
+    pen = ImageDraw.Draw(strip)
+    for x, y, c, text in entries:
+        pen.rounded_rectangle((x, y, x + swatch, y + swatch), radius=swatch // 4, fill=colour(c))
+        middle = y + swatch / 2
+        pen.text((x + swatch + pad * 0.7, middle), text, INK, font(text, size), anchor="lm")
+    return np.asarray(strip)
+
+
+@lru_cache(maxsize=64)
+def _font(names: tuple[str, ...], size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in names:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
+
+
+def font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font that can write `text`: Pillow's own for Latin, else one of the system's."""
+    latin = all(ord(letter) < 0x250 or 0x2000 <= ord(letter) < 0x2070 for letter in text)
+    system = (
+        "NotoSansCJK-Regular.ttc", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf",
+        "NotoSans-Regular.ttf", "DejaVuSans.ttf",
+    )  # fmt: skip
+    return _font(() if latin else system, size)
+
+
+def _text_size(width: int) -> int:
+    return max(13, round(width / 36))
+
+
+def _caption(text: str, width: int) -> Picture:
+    size = _text_size(width)
+    strip = Image.new("RGB", (width, round(size * 1.6)), PAPER)
+    ImageDraw.Draw(strip).text((1, size * 0.7), text, INK, font(text, size), anchor="lm")
+    return np.asarray(strip)
+
+
+def _borders(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    edges = np.zeros(labels.shape, bool)
+    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edges[1:] |= labels[1:] != labels[:-1]
+    return edges
+
+
+def to_picture(image: Tensor) -> Picture:
+    """A picture `h w rgb`, 0..1, as bytes."""
+    return (image[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def to_image(picture: Picture) -> Tensor:
+    """Bytes as a picture `h w rgb`, 0..1, float32."""
+    return torch.from_numpy(np.ascontiguousarray(picture)).float() / 255

@@ -1,0 +1,174 @@
+"""Listening to a sampler, and reading what was heard."""
+
+import logging
+
+from comfy_api.latest import io
+
+from ..conceptattention_core.attention import ATTEND, SPACES, Method
+from ..conceptattention_core.concepts import MOST_CONCEPTS, parse
+from ..conceptattention_core.hosts.comfyui.patch import record, spec_of
+from ..conceptattention_core.hosts.comfyui.store import STORE
+from ..conceptattention_core.maps import ORDERS, reduce
+from ..conceptattention_core.ranges import ACCEPTED
+from ..conceptattention_core.recording import BUDGET_MIB, TOKENS, RecordSpec
+from .wires import ConceptMapsWire, advanced, schema
+
+
+class Record(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionRecord",
+            "Record Concepts",
+            description="Lets words ride along while the model samples. The picture does not "
+            "change by a single bit; Concept Maps then tells where each word is.",
+            search_aliases=["concept attention", "heat map", "segment", "saliency", "daam"],
+            inputs=[
+                io.Model.Input("model", tooltip="A model with joint text-image attention: Flux.1."),
+                io.Clip.Input("clip", tooltip="The text encoder of the model; it reads the words."),
+                io.String.Input(
+                    "concepts",
+                    multiline=True,
+                    placeholder="balloon, sun, lake: calm water",
+                    tooltip="What to find: one per line or comma-separated, at most "
+                    f"{MOST_CONCEPTS}. 'name: words' lets the model read other words than the "
+                    "name. Concepts compete, so name what surrounds the thing, too.",
+                ),
+                io.Boolean.Input(
+                    "background",
+                    default=False,
+                    tooltip="Adds a hidden concept that takes what none of yours fits. "
+                    "It is always there when you name just one.",
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "tokens",
+                        options=list(TOKENS),
+                        default="all",
+                        tooltip="all: every token of a concept counts. first: only the first one, "
+                        "as in the paper; 'skyscraper' is then read as 'sky'.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "attend_to",
+                        options=list(ATTEND),
+                        default="concepts and image",
+                        tooltip="What the concepts read in each block. The others are the paper's "
+                        "ablation.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "space",
+                        options=list(SPACES),
+                        default="output",
+                        tooltip="Where concepts and picture are compared. output is "
+                        "ConceptAttention; the others are what the paper compares it with.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "blocks",
+                        default="all",
+                        tooltip="Blocks to record, from 0. Fewer cost less memory and time, later "
+                        f"ones know more. Write {ACCEPTED}.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "memory",
+                        default=BUDGET_MIB,
+                        min=1,
+                        max=4096,
+                        tooltip="Host memory for a recording, in MiB. Where steps and blocks need "
+                        "more, neighbouring steps are averaged.",
+                    )
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="The same model, recording. For any sampler, also several.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, concepts, background, tokens, attend_to, space, blocks, memory
+    ) -> io.NodeOutput:
+        wanted = parse(concepts, background)
+        for notice in wanted.notices:
+            logging.info("Record Concepts: %s", notice)
+        spec = RecordSpec(wanted, tokens, Method(attend_to, space), blocks, memory)
+        return io.NodeOutput(record(model, clip, spec))
+
+
+class Maps(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionMaps",
+            "Concept Maps",
+            description="Reads what Record Concepts heard while this latent was made. Changing "
+            "anything here never samples again.",
+            search_aliases=["concept attention", "heat map"],
+            inputs=[
+                io.Latent.Input("latent", tooltip="Straight from a sampler with a recorded model."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Only needed when two recorded models made the very same picture: "
+                    "the one whose recording you mean.",
+                ),
+                advanced(
+                    io.String.Input(
+                        "steps",
+                        default="all",
+                        tooltip="Sampling steps to use, from 0. Middle ones are often cleanest. "
+                        f"Write {ACCEPTED}.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "blocks",
+                        default="all",
+                        tooltip="Blocks to use, from 0; Flux has 19. Later ones are often sharper. "
+                        f"Write {ACCEPTED}.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "order",
+                        options=list(ORDERS),
+                        default="softmax, then mean",
+                        tooltip="Concepts compete in every block and step and the results are "
+                        "averaged (the paper), or the scores are averaged first: harder maps.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "temperature",
+                        default=1.0,
+                        min=0.01,
+                        max=10000.0,
+                        step=0.01,
+                        tooltip="Above 1: softer competition between concepts. Below 1: harder.",
+                    )
+                ),
+            ],
+            outputs=[
+                ConceptMapsWire.Output(
+                    display_name="concept maps",
+                    tooltip="One heat map per concept and picture, on the model's patch grid.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent, steps, blocks, order, temperature, model=None) -> io.NodeOutput:
+        recording = STORE.find(latent["samples"], None if model is None else spec_of(model))
+        return io.NodeOutput(
+            reduce(recording, steps=steps, blocks=blocks, order=order, temperature=temperature)
+        )
