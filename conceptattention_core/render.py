@@ -54,7 +54,7 @@ def label_map(maps: ConceptMaps, b: int, size: tuple[int, int] | None = None) ->
     return pixels.argmax(dim=0).cpu().numpy().astype(np.uint8)
 
 
-def overlay(image: Picture, maps: ConceptMaps, b: int, strength: float = 0.6) -> Picture:
+def overlay(image: Picture, maps: ConceptMaps, b: int, strength: float = 0.7) -> Picture:
     """Each region of the picture in the colour of its strongest concept, with a legend below.
 
     `strength` (0..1) is how much of the picture the colour hides. Hidden concepts stay uncoloured.
@@ -64,10 +64,10 @@ def overlay(image: Picture, maps: ConceptMaps, b: int, strength: float = 0.6) ->
     palette = np.array([colour(c) for c in range(len(maps.concepts))], np.float32)
     shown = np.isin(labels, maps.concepts.shown)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    # the picture's light and shade stay visible in the colour
-    tint = palette[labels] * (0.35 + 0.65 * grey.astype(np.float32) / 255)
-    mixed = image * (1 - strength) + tint * strength
-    out = np.where(shown[..., None], mixed, image * 0.6 + grey * 0.4).round().astype(np.uint8)
+    pale = grey * 0.8 + image * 0.2  # so that the legend's colours are not mixed with others
+    tint = palette[labels] * (0.3 + 0.7 * grey.astype(np.float32) / 255)
+    mixed = pale * (1 - strength) + tint * strength
+    out = np.where(shown[..., None], mixed, pale).round().astype(np.uint8)
     out[_borders(labels)] = 255
     return np.vstack([out, legend(maps, b, image.shape[1])])
 
@@ -147,7 +147,8 @@ def _borders(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     edges = np.zeros(labels.shape, bool)
     edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edges[1:] |= labels[1:] != labels[:-1]
-    return edges
+    width = max(1, round(labels.shape[1] / 512))
+    return cv2.dilate(edges.astype(np.uint8), np.ones((width, width), np.uint8)).astype(bool)
 
 
 def to_picture(image: Tensor) -> Picture:
