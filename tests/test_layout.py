@@ -1,0 +1,209 @@
+"""Who may import whom, read from the source alone: no host has to be installed.
+
+__init__ -> nodes -> hosts/comfyui -> core <- hosts/diffusers <- cli
+"""
+
+import ast
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CORE = "conceptattention_core"
+COMFYUI = f"{CORE}.hosts.comfyui"
+DIFFUSERS = f"{CORE}.hosts.diffusers"
+CLI = f"{CORE}.cli"
+
+# A module belongs to the longest prefix of its name; a layer may import itself and these.
+LAYERS = {
+    "__init__": {"nodes"},
+    "nodes": {CORE, COMFYUI},
+    CORE: set(),
+    f"{CORE}.hosts": set(),
+    COMFYUI: {CORE},
+    DIFFUSERS: {CORE},
+    CLI: {CORE, DIFFUSERS},
+    f"{CORE}.__main__": {CORE, CLI},
+}
+
+COMFYUI_MODULES = {
+    *("comfy", "comfy_api", "comfy_api_nodes", "comfy_execution", "comfy_extras", "execution"),
+    *("folder_paths", "latent_preview", "node_helpers", "nodes", "server"),
+}
+FOREIGN = {
+    "__init__": {"diffusers"},
+    "nodes": {"diffusers"},
+    COMFYUI: {"diffusers"},
+    DIFFUSERS: COMFYUI_MODULES,
+    CLI: COMFYUI_MODULES,
+}
+OWN_NAMES = {"conceptattention", CORE, "demo", "tests"}
+
+
+def modules(root: Path) -> dict[str, ast.Module]:
+    """Every module of the pack as ComfyUI loads it, by its dotted name below the pack."""
+    files = [root / "__init__.py", *(root / "nodes").rglob("*.py"), *(root / CORE).rglob("*.py")]
+    return {
+        dotted(file.relative_to(root)): ast.parse(file.read_text(encoding="utf-8"))
+        for file in files
+        if file.exists()
+    }
+
+
+def dotted(file: Path) -> str:
+    return ".".join(file.with_suffix("").parts)
+
+
+def layer(module: str) -> str | None:
+    names = [name for name in LAYERS if f"{module}.".startswith(f"{name}.")]
+    return max(names, key=len, default=None)
+
+
+def imports(module: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(dots, what) of every import; a relative one is resolved to a name below the pack."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split(".")
+            base = package[: -node.level] if node.level else []
+            outside = ["(outside)"] if node.level > len(package) else []
+            start = [*outside, *base, *(node.module or "").split(".")]
+            for alias in node.names:
+                yield node.level, ".".join(filter(None, [*start, alias.name]))
+
+
+def is_family(tree: ast.Module) -> bool:
+    """A model family is what can tell its own model; a Protocol only says how."""
+    return any(
+        isinstance(node, ast.ClassDef)
+        and not any(ast.unparse(base).endswith("Protocol") for base in node.bases)
+        and any(isinstance(d, ast.FunctionDef) and d.name == "matches" for d in node.body)
+        for node in tree.body
+    )
+
+
+def may_import(home: str, dots: int, what: str) -> bool:
+    if dots:
+        return layer(what) in {home, *LAYERS[home]}
+    return what.split(".")[0] not in FOREIGN.get(home, COMFYUI_MODULES | {"diffusers"})
+
+
+def violations(root: Path) -> list[str]:
+    pack = modules(root)
+    families = {name for name, tree in pack.items() if ".hosts." in name and is_family(tree)}
+    found = []
+    for module, tree in pack.items():
+        home = layer(module)
+        assert home, f"{module} belongs to no layer"
+        for dots, what in imports(module, tree):
+            if not dots and what.split(".")[0] in OWN_NAMES:
+                found.append(f"{module}: import of {what} has to be relative")
+            elif not may_import(home, dots, what):
+                found.append(f"{module} may not import {what}")
+            elif module in families and any(
+                f"{what}.".startswith(f"{other}.") for other in families - {module}
+            ):
+                found.append(f"{module}: a family may not import {what}, another family")
+    return found
+
+
+def test_imports_point_one_way():
+    assert violations(ROOT) == []
+
+
+FAMILY = "class Sort:\n    def matches(self, model): ...\n"
+ALLOWED = {
+    "__init__.py": "async def comfy_entrypoint():\n    from .nodes import record\n",
+    "nodes/record.py": "import nodes\nfrom ..conceptattention_core import maps\n"
+    "from ..conceptattention_core.hosts.comfyui import patch\n",
+    f"{CORE}/__init__.py": "",
+    f"{CORE}/maps.py": "import torch\nfrom . import Error\n",
+    f"{CORE}/cli.py": "from .hosts.diffusers import generate\n",
+    f"{CORE}/hosts/comfyui/families.py": "from .flux import Sort\nfrom .sd3 import Sort\n",
+    f"{CORE}/hosts/comfyui/patch.py": "import comfy.sd\nfrom ...maps import Maps\n",
+    f"{CORE}/hosts/comfyui/flux.py": FAMILY,
+    f"{CORE}/hosts/comfyui/sd3.py": FAMILY,
+    f"{CORE}/hosts/diffusers/flux.py": "import diffusers\nfrom ... import maps\n",
+}
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+
+
+def test_the_allowed_imports_are_allowed(tmp_path):
+    write(tmp_path, ALLOWED)
+    assert violations(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("__init__.py", "from .conceptattention_core import maps"),
+        ("nodes/record.py", "import conceptattention_core"),
+        ("nodes/record.py", "from ..conceptattention_core.hosts import diffusers"),
+        ("nodes/record.py", "from ..conceptattention_core import cli"),
+        ("nodes/record.py", "from ..demo import scenes"),
+        ("nodes/record.py", "from ...other_pack import thing"),
+        (f"{CORE}/maps.py", "import comfy.model_management"),
+        (f"{CORE}/maps.py", "def late():\n    import folder_paths"),
+        (f"{CORE}/maps.py", "from diffusers import FluxPipeline"),
+        (f"{CORE}/maps.py", "from .hosts.comfyui.patch import record"),
+        (f"{CORE}/maps.py", "from .hosts import diffusers"),
+        (f"{CORE}/maps.py", "from ..nodes import wires"),
+        (f"{CORE}/hosts/__init__.py", "from . import comfyui"),
+        (f"{CORE}/hosts/comfyui/patch.py", "from ....nodes import wires"),
+        (f"{CORE}/hosts/comfyui/patch.py", "from ..diffusers import patch"),
+        (f"{CORE}/hosts/comfyui/patch.py", "import diffusers"),
+        (f"{CORE}/hosts/comfyui/flux.py", f"from .sd3 import Sort\n{FAMILY}"),
+        (f"{CORE}/hosts/comfyui/flux.py", f"from . import sd3\n{FAMILY}"),
+        (f"{CORE}/hosts/diffusers/flux.py", "import comfy.ldm.flux"),
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path, file, line):
+    write(tmp_path, {**ALLOWED, file: line})
+    (found,) = violations(tmp_path)
+    assert found.startswith(dotted(Path(file)))
+
+
+def test_every_host_has_families_that_the_rule_can_see():
+    families = [name for name, tree in modules(ROOT).items() if is_family(tree)]
+    assert any(name.startswith(f"{COMFYUI}.") for name in families)
+
+
+def test_requirements_and_pyproject_agree():
+    asked = re.search(
+        r"^dependencies = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.S
+    )
+    assert asked
+    lines = (ROOT / "requirements.txt").read_text().split()
+    assert re.findall(r'"(.+?)"', asked[1]) == lines
+
+
+HOME_FOLDERS = re.compile(rb"(?<![\w.~/-])/(?:root|work|home/\w+|Users/\w+)/|\b[A-Z]:\\Users\\\w")
+
+
+def test_no_file_names_a_folder_of_the_machine_it_was_written_on():
+    git = shutil.which("git")
+    if not git or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = [git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.check_output(listing, cwd=ROOT, text=True).split("\0")
+    files = [ROOT / name for name in names if name and (ROOT / name).is_file()]
+    assert [file.name for file in files if HOME_FOLDERS.search(file.read_bytes())] == []
+
+
+def test_folders_of_a_machine_are_recognised():
+    slash = "/"
+    for path in ("root/x", "work/x", "home/ann/x", "Users/ann/x"):
+        assert HOME_FOLDERS.search(f'open("{slash}{path}")'.encode())
+    for text in ("https://example.org/home/ann/x", "/workflows/x.json", "~/work/x", "/homework/"):
+        assert not HOME_FOLDERS.search(text.encode())
