@@ -58,6 +58,8 @@ class SetupError(Exception):
 def demo(arguments: list[str]) -> int:
     python = environment()
     defaults = [word for option in DEMO.items() for word in option]
+    if not any(word.split("=")[0] == "--out" for word in arguments):
+        defaults.append("--overwrite")  # our own folder, made anew at each start
     # Given twice, an option counts the second time: what the user says wins over the defaults.
     command = [python, "-m", "conceptattention_core", "generate", *defaults, *arguments]
     code = subprocess.call(command)

@@ -18,8 +18,8 @@ def file_names(names: list[str]) -> list[str]:
     taken: set[str] = set()
     safe = []
     for i, name in enumerate(names):
-        plain = re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFKC", name)).strip("_")[:64]
-        plain = plain or f"concept_{i}"
+        plain = re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFKC", name)).strip("_")
+        plain = plain[:60] or f"concept_{i}"  # with its ending at most 255 bytes
         if re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", plain):  # Windows keeps these
             plain = f"{plain}_"
         unique, n = plain, 2

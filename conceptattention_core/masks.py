@@ -21,7 +21,8 @@ def upsample(maps: Tensor, grid: Grid, size: tuple[int, int] | None = None) -> T
     pixels = pixels[:, :, : grid.h, : grid.w]
     if size is not None and size != (grid.h, grid.w):
         pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
-    return pixels
+    # rounding can lift a value above the map's own highest, and then a map of one value has specks
+    return pixels.clamp(maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True))
 
 
 def draw(
@@ -64,7 +65,7 @@ def union(masks: Tensor) -> Tensor:
 def _soft(heat: Tensor, at: Tensor) -> Tensor:
     low, high = heat.min(), heat.max()
     if low == high:
-        return torch.zeros_like(heat)
+        return (heat > at).to(heat)
     below = 0.5 * (heat - low) / (at - low).clamp_min(1e-12)
     above = 0.5 + 0.5 * (heat - at) / (high - at).clamp_min(1e-12)
     return torch.where(heat <= at, below, above).clamp(0, 1)

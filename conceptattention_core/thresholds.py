@@ -19,7 +19,7 @@ def fixed(heat: Tensor, amount: float) -> Tensor:
 
 def mean(heat: Tensor, amount: float) -> Tensor:
     """The mean of the map: the rule of the paper's evaluation. The amount is not used."""
-    return heat.mean()
+    return heat.mean().clamp(heat.min(), heat.max())  # rounding can leave a map of one value
 
 
 def otsu(heat: Tensor, amount: float) -> Tensor:

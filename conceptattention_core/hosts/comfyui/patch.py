@@ -108,9 +108,10 @@ def _around_model(
 ):
     options = dict(transformer_options or {})
     run = options.get(KEY)
-    chunks = [i for i, kind in enumerate(options.get("cond_or_uncond", [])) if kind == POSITIVE]
+    kinds = options.get("cond_or_uncond", [])
+    chunks = [i for i, kind in enumerate(kinds) if kind == POSITIVE]
     # A prompt for a part of the picture sees a cropped latent: another grid, nothing to record.
-    if run is None or not chunks or x.shape[1:] != run.latent_shape[1:]:
+    if run is None or not chunks or not run.covers(x, len(kinds)):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
     forward = Forward(run, len(x), chunks, conds)
     replaced = dict(options.get("patches_replace", {}))
@@ -173,6 +174,11 @@ class Run:
         self.recorder = Recorder(
             tour.spec, self.grid, tour.blocks, max(len(sigmas) - 1, 1), tour.family.name
         )
+
+    def covers(self, x: Tensor, chunks: int) -> bool:
+        """Whether the model is called for the whole picture, all of the batch, in each chunk."""
+        batch, *shape = self.latent_shape
+        return list(x.shape) == [batch * chunks, *shape]
 
     def add(self, forward: "Forward", sigma: Tensor, schedule: Tensor) -> None:
         """Keep a forward in which the concepts got through every block."""

@@ -5,6 +5,7 @@ latents on the way. So a recording is filed under a sketch of each latent it mad
 its values, compared with the tolerance of a cast to bfloat16.
 """
 
+import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -38,15 +39,16 @@ class Sketch:
     def of(cls, latent: Tensor) -> "Sketch":
         """Sketch one latent without its batch axis."""
         flat = latent.detach().flatten()
-        at = torch.linspace(0, flat.numel() - 1, min(SKETCH, flat.numel()), device=flat.device)
-        return cls(tuple(latent.shape), flat[at.long()].float().cpu())
+        stride = max(1, flat.numel() // SKETCH) | 1  # odd, or it would keep to a few columns
+        return cls(tuple(latent.shape), flat[::stride].float().cpu())
 
     def distance(self, other: "Sketch") -> float:
         """Largest difference in units of the largest value; infinite for another shape."""
         if self.shape != other.shape:
             return float("inf")
         scale = max(self.values.abs().max().item(), 1e-12)
-        return (self.values - other.values).abs().max().item() / scale
+        distance = (self.values - other.values).abs().max().item() / scale
+        return float("inf") if math.isnan(distance) else distance  # a black picture is like no other
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Store:
                 self._forget_earlier(entry)
                 self._entries[self._next] = entry
                 self._next += 1
-            while self._entries and self._nbytes() > self.capacity:
+            # The newest stays, however large: it is the one that will be asked for.
+            while self._nbytes() > self.capacity and self._oldest().heard is not heard:
                 self._entries.popitem(last=False)
 
     def find(self, latent: Tensor, spec: RecordSpec | None = None) -> Recording:
@@ -124,8 +127,13 @@ class Store:
             if other.heard.spec == entry.heard.spec and other.sketch.distance(entry.sketch) == 0:
                 del self._entries[key]
 
+    def _oldest(self) -> _Entry:
+        return next(iter(self._entries.values()))
+
     def _nbytes(self) -> int:
-        return sum({id(e.heard): e.heard.nbytes for e in self._entries.values()}.values())
+        recordings = {id(e.heard): e.heard.nbytes for e in self._entries.values()}
+        sketches = sum(e.sketch.values.nbytes for e in self._entries.values())
+        return sum(recordings.values()) + sketches
 
 
 def _kind(recording: Recording) -> tuple:

@@ -1,0 +1,82 @@
+"""What a model family has to say for itself, and which families there are.
+
+A family is one file beside this one and one line in `FAMILIES`. All plumbing lies in `patch.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from ... import ConceptAttentionError
+from ...attention import JointBlock, Vectors
+from ...recording import Grid
+from .flux import Flux
+
+
+class Ride(Protocol):
+    """Concepts on their way through one call of a transformer."""
+
+    concepts: Tensor
+    """The stream as it enters block 0, `b t (head d)`."""
+
+    def block(self, index: int) -> JointBlock: ...
+
+    def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> Vectors:
+        """The image side of a block, from what its projections gave, all `b p (head d)`."""
+        ...
+
+
+class Family(Protocol):
+    name: str
+    time_unit: float
+    """What the scheduler's timesteps are divided by on their way into the transformer."""
+
+    def matches(self, transformer: Any) -> bool: ...
+
+    def blocks(self, transformer: nn.Module) -> Sequence[nn.Module]:
+        """The joint blocks. Each has a joint attention `attn` with to_q, to_k, to_v and to_out."""
+        ...
+
+    def text_length(self, pipe: DiffusionPipeline) -> int:
+        """How many tokens prompts are padded to, unless the pipeline is told otherwise."""
+        ...
+
+    def embed(self, pipe: DiffusionPipeline, words: list[str], length: int) -> list[Tensor]:
+        """For each concept the rows `t n` of its own tokens: no padding, no end token.
+
+        Each is encoded alone, padded to `length` tokens.
+        """
+        ...
+
+    def grid(self, pipe: DiffusionPipeline, call: Mapping[str, Any]) -> Grid:
+        """The patch grid of the picture, given what the transformer was called with."""
+        ...
+
+    def enter(
+        self,
+        transformer: nn.Module,
+        rows: Tensor,
+        call: Mapping[str, Any],
+        first: Mapping[str, Any],
+    ) -> Ride:
+        """Let concepts `t n` enter, given what the transformer and block 0 were called with."""
+        ...
+
+
+FAMILIES: list[Family] = [Flux()]
+
+
+def find(pipe: DiffusionPipeline) -> Family:
+    transformer = getattr(pipe, "transformer", None)
+    for family in FAMILIES:
+        if family.matches(transformer):
+            return family
+    found = type(pipe).__name__
+    if transformer is not None:
+        found += f" ({type(transformer).__name__})"
+    raise ConceptAttentionError(
+        f"Concept attention needs joint text-image attention. Got {found}; "
+        f"supported: {', '.join(family.name for family in FAMILIES)}."
+    )

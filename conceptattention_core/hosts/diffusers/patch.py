@@ -1,0 +1,241 @@
+"""All that touches diffusers while a pipeline samples. Nothing of it is copied or replaced.
+
+For the length of a `with`, `record` hangs hooks on the modules of the transformer: around each of
+its calls, and on each joint block, where the image's projections are heard as they come out and
+its attended vectors as they go into the output projection. There the concepts take their step.
+Modules and not attention processors, because all processors (IP-Adapter's, fused ones), attention
+backends, adapters, quantized layers and off-loading call these modules, in every version.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ... import ConceptAttentionError
+from ...attention import step, token_mean
+from ...ranges import select
+from ...recording import Recorder, Recording, RecordSpec
+from .families import Family, Ride, find
+
+PROJECTIONS = ("to_q", "to_k", "to_v")
+FUSED = "to_qkv"
+
+
+@dataclass(frozen=True)
+class Tour:
+    """What rides, and where it is looked at. The same for every run of a recorded pipeline."""
+
+    family: Family
+    spec: RecordSpec
+    blocks: range
+    rows: Tensor  # t n
+    mean: Tensor  # c t
+
+
+@contextmanager
+def record(
+    pipe: DiffusionPipeline, spec: RecordSpec, *, max_sequence_length: int | None = None
+) -> Iterator["Listener"]:
+    """Record `spec` whenever `pipe` samples inside this `with`::
+
+        with record(pipe, RecordSpec(parse("balloon, sky"))) as listener:
+            image = pipe("a balloon in the sky").images[0]
+        maps = reduce(listener.recording())
+
+    Give `max_sequence_length` here where the pipeline is called with it. Adapters are loaded, and
+    projections fused, before.
+    """
+    listener = Listener(pipe, _plan(pipe, spec, max_sequence_length))
+    with ExitStack() as hooks:
+        hooks.callback(listener.rest)
+        for handle in _hang(listener):
+            hooks.callback(handle.remove)
+        yield listener
+
+
+def _plan(pipe: DiffusionPipeline, spec: RecordSpec, length: int | None) -> Tour:
+    transformer = getattr(pipe, "transformer", None)
+    if _is_compiled(transformer):
+        raise ConceptAttentionError(
+            "This pipeline's transformer is compiled, and nobody can listen to compiled blocks. "
+            "Record before torch.compile, or with a pipeline that was loaded without it."
+        )
+    family = find(pipe)
+    length = length or family.text_length(pipe)
+    blocks = select(spec.blocks, len(family.blocks(transformer)), "blocks")
+    rows = family.embed(pipe, [concept.words for concept in spec.concepts.concepts], length)
+    for concept, own in zip(spec.concepts.concepts, rows, strict=True):
+        if len(own) == 0:
+            raise ConceptAttentionError(
+                f"The text encoder reads nothing in '{concept.words}' ({concept.name}). "
+                "Give it words: 'name: words'."
+            )
+    if spec.tokens == "first":
+        rows = [own[:1] for own in rows]
+    owners = torch.tensor([c for c, own in enumerate(rows) for _ in own])
+    return Tour(family, spec, blocks, torch.cat(rows), token_mean(owners))
+
+
+def _is_compiled(transformer: Any) -> bool:
+    if not isinstance(transformer, nn.Module):
+        return False
+    return hasattr(transformer, "_orig_mod") or any(
+        module._compiled_call_impl is not None for module in transformer.modules()
+    )
+
+
+def _hang(listener: "Listener") -> Iterator[RemovableHandle]:
+    transformer, tour = listener.pipe.transformer, listener.tour
+    yield transformer.register_forward_pre_hook(listener.before_call, with_kwargs=True)
+    yield transformer.register_forward_hook(listener.after_call)
+    for index, block in enumerate(tour.family.blocks(transformer)[: tour.blocks.stop]):
+        arrive = partial(listener.before_block, index)
+        yield block.register_forward_pre_hook(arrive, with_kwargs=True)
+        for name in (*PROJECTIONS, FUSED):
+            if hasattr(block.attn, name):
+                hear = partial(listener.after_projection, index, name)
+                yield getattr(block.attn, name).register_forward_hook(hear)
+        attended = partial(listener.before_output_projection, index)
+        yield block.attn.to_out[0].register_forward_pre_hook(attended)
+
+
+class Listener:
+    """Hears the runs of a pipeline and keeps the last one."""
+
+    def __init__(self, pipe: DiffusionPipeline, tour: Tour):
+        self.pipe, self.tour = pipe, tour
+        self.run: Run | None = None
+        self.forward: Forward | None = None
+        self._recording: Recording | None = None
+
+    def recording(self) -> Recording:
+        """What was heard in the last run, all pictures of its batch."""
+        if self.run is None:
+            raise ConceptAttentionError(
+                "No picture was made while recording. Call the pipeline inside `with record(...)`."
+            )
+        if self._recording is None:
+            self._recording = self.run.recorder.finish()
+        return self._recording
+
+    def rest(self) -> None:
+        """Let go of everything but the scores."""
+        self.forward = None
+        if self.run is not None:
+            self.run.before = None
+
+    def before_call(self, transformer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        call = _named(transformer, args, kwargs)
+        if self.run is None or self.pipe.scheduler.timesteps is not self.run.timesteps:
+            self.run, self._recording = Run(self.tour, self.pipe, call), None
+        positive = self.run.is_positive(call)
+        self.forward = Forward(self.run, transformer, call) if positive else None
+
+    def after_call(self, transformer: nn.Module, args: tuple, output: Any) -> None:
+        if self.forward is not None:
+            self.run.add(self.forward)
+            self.forward = None
+
+    def before_block(self, index: int, block: nn.Module, args: tuple, kwargs: dict) -> None:
+        if self.forward is not None:
+            self.forward.arrive(index, _named(block, args, kwargs))
+
+    def after_projection(
+        self, index: int, name: str, layer: nn.Module, args: tuple, output: Tensor
+    ) -> None:
+        if self.forward is not None:
+            self.forward.hear(index, name, output)
+
+    def before_output_projection(self, index: int, layer: nn.Module, args: tuple) -> None:
+        if self.forward is not None:
+            self.forward.step(index, args[0])
+
+
+class Run:
+    """One sampling run of a recorded pipeline, told from the next by the scheduler's timesteps."""
+
+    def __init__(self, tour: Tour, pipe: DiffusionPipeline, call: Mapping[str, Any]):
+        self.tour = tour
+        self.timesteps = pipe.scheduler.timesteps
+        # An image-to-image run is the last part of its schedule. A second-order scheduler lists
+        # a timestep twice: as the end of a step and as the start of the next one.
+        done = getattr(pipe, "num_timesteps", len(self.timesteps))
+        self.schedule = self.timesteps[-done:].unique_consecutive()
+        self.grid = tour.family.grid(pipe, call)
+        self.recorder = Recorder(
+            tour.spec, self.grid, tour.blocks, len(self.schedule), tour.family.name
+        )
+        self.before: tuple[Tensor, ...] | None = None  # timestep and latents of the last call
+
+    def is_positive(self, call: Mapping[str, Any]) -> bool:
+        """Whether this call is for the prompt and not for the negative prompt.
+
+        With true CFG every pipeline calls the transformer for the prompt and then, on the same
+        latents, for the negative prompt. That holds where others do not: only some pipelines name
+        their calls (`cache_context`), and a callback may swap the prompt between steps.
+        """
+        now = (call["timestep"], call["hidden_states"])
+        positive = self.before is None or not all(map(torch.equal, now, self.before))
+        self.before = now if positive else None
+        return positive
+
+    def add(self, forward: "Forward") -> None:
+        """Keep a call in which the concepts got through every block."""
+        if len(forward.scores) == len(self.tour.blocks):
+            timestep = forward.call["timestep"].flatten()[0]
+            # rounded as the pipeline rounds, so that steps keep apart in bfloat16
+            schedule = self.schedule.to(timestep) / self.tour.family.time_unit
+            self.recorder.add(int((schedule - timestep).abs().argmin()), forward.scores)
+
+
+class Forward:
+    """One call of the transformer: the concepts on their way through its blocks."""
+
+    def __init__(self, run: Run, transformer: nn.Module, call: Mapping[str, Any]):
+        self.run, self.transformer, self.call = run, transformer, call
+        self.ride: Ride | None = None
+        self.concepts = self.mean = None
+        self.at = 0  # the next block
+        self.heard: dict[str, Tensor] = {}  # b n (head d), of the block the concepts are at
+        self.scores: list[Tensor] = []  # b c p for each scored block
+
+    def arrive(self, index: int, args: Mapping[str, Any]) -> None:
+        """The concepts enter with the first block."""
+        if index == 0 and self.ride is None:
+            tour = self.run.tour
+            self.ride = tour.family.enter(self.transformer, tour.rows, self.call, args)
+            self.concepts = self.ride.concepts
+            self.mean = tour.mean.to(self.concepts)
+
+    def hear(self, index: int, name: str, projected: Tensor) -> None:
+        if index == self.at:
+            names = PROJECTIONS if name == FUSED else (name,)
+            self.heard.update(zip(names, projected.chunk(len(names), dim=-1), strict=True))
+
+    def step(self, index: int, attended: Tensor) -> None:
+        """Take one block, given what the image attended, `b n (head d)`."""
+        if index != self.at or self.ride is None or len(self.heard) < len(PROJECTIONS):
+            return
+        patches = slice(self.run.grid.y * self.run.grid.x)  # references come after
+        q, k, v = (self.heard[name][:, patches] for name in PROJECTIONS)
+        image = self.ride.image(index, q, k, v, attended[:, patches])
+        tour = self.run.tour
+        self.concepts, scores = step(
+            self.ride.block(index), self.concepts, image, self.mean, tour.spec.method
+        )
+        if index in tour.blocks:
+            self.scores.append(scores)
+        self.heard.clear()
+        self.at += 1
+
+
+def _named(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Mapping[str, Any]:
+    return inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments

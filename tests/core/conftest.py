@@ -1,0 +1,6 @@
+"""Laws over many inputs: enough examples to find a counterexample, few enough for a slow machine."""
+
+from hypothesis import settings
+
+settings.register_profile("core", max_examples=60, deadline=None, derandomize=True)
+settings.load_profile("core")

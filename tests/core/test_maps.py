@@ -1,0 +1,210 @@
+"""From a recording to maps: the laws of the softmax over concepts, and both orders by hand."""
+
+import math
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.maps import ORDERS, presence, reduce
+from conceptattention.conceptattention_core.recording import Grid
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .examples import concept_maps, random, recording, soft_maps, territories
+
+B, STEPS, BLOCKS, C, Y, X = 2, 3, 5, 3, 3, 7
+SHAPE = (B, STEPS, BLOCKS, C, Y, X)
+MEAN_LAST, MEAN_FIRST = "softmax, then mean", "mean, then softmax"
+
+
+def softmax_by_hand(values: list[float]) -> list[float]:
+    powers = [math.exp(value) for value in values]
+    return [power / sum(powers) for power in powers]
+
+
+def maps_by_hand(scores: torch.Tensor, order: str) -> torch.Tensor:
+    out = torch.zeros(B, C, Y, X)
+    cells = list(product(range(scores.shape[1]), range(scores.shape[2])))
+    for b, y, x in product(range(B), range(Y), range(X)):
+        at = [[scores[b, step, block, c, y, x].item() for c in range(C)] for step, block in cells]
+        if order == MEAN_LAST:
+            shares = [softmax_by_hand(values) for values in at]
+            mean = [sum(share[c] for share in shares) / len(cells) for c in range(C)]
+        else:
+            mean = softmax_by_hand([sum(v[c] for v in at) / len(cells) for c in range(C)])
+        out[b, :, y, x] = torch.tensor(mean)
+    return out
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_order_is_its_formula(order):
+    scores = random(*SHAPE) * 3
+    torch.testing.assert_close(
+        reduce(recording(scores), order=order).maps, maps_by_hand(scores, order)
+    )
+
+
+def test_the_orders_differ():
+    first, second = (reduce(recording(random(*SHAPE) * 3), order=o).maps for o in ORDERS)
+    assert (first - second).abs().max() > 0.1
+
+
+def test_the_default_is_the_papers_order():
+    found = recording(random(*SHAPE))
+    assert torch.equal(reduce(found).maps, reduce(found, order=MEAN_LAST).maps)
+
+
+@given(
+    seed=st.integers(0, 99),
+    order=st.sampled_from(list(ORDERS)),
+    scale=st.floats(0.01, 1000),
+    temperature=st.floats(0.01, 1000),
+)
+def test_at_every_patch_the_concepts_share_one(seed, order, scale, temperature):
+    scores = random(*SHAPE, seed=seed) * scale
+    maps = reduce(recording(scores), order=order, temperature=temperature).maps
+    assert maps.shape == (B, C, Y, X)
+    assert maps.dtype == torch.float32
+    assert (maps >= 0).all()
+    torch.testing.assert_close(maps.sum(1), torch.ones(B, Y, X))
+
+
+@given(st.permutations(range(C)), st.sampled_from(list(ORDERS)))
+def test_permuted_concepts_give_permuted_maps(permutation, order):
+    scores = random(*SHAPE)
+    plain = reduce(recording(scores), order=order).maps
+    permuted = reduce(recording(scores[:, :, :, permutation]), order=order).maps
+    torch.testing.assert_close(permuted, plain[:, permutation])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_concept_given_twice_gets_equal_maps(order):
+    scores = random(*SHAPE)
+    scores[:, :, :, 2] = scores[:, :, :, 0]
+    maps = reduce(recording(scores), order=order).maps
+    torch.testing.assert_close(maps[:, 0], maps[:, 2])
+
+
+def test_the_mean_over_blocks_is_the_mean_of_each_blocks_maps():
+    found = recording(random(*SHAPE))
+    each = [reduce(found, blocks=str(i)).maps for i in range(BLOCKS)]
+    torch.testing.assert_close(torch.stack(each).mean(0), reduce(found).maps)
+
+
+def test_the_mean_over_steps_is_the_mean_of_each_steps_maps():
+    found = recording(random(*SHAPE))
+    each = [reduce(found, steps=str(i)).maps for i in range(STEPS)]
+    torch.testing.assert_close(torch.stack(each).mean(0), reduce(found).maps)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("steps", "blocks", "rows"),
+    [
+        ("all", "last 2", (slice(None), slice(3, 5))),
+        ("1-2", "all", (slice(1, 3), slice(None))),
+        ("first 2", "1-3", (slice(0, 2), slice(1, 4))),
+        ("2", "4", (slice(2, 3), slice(4, 5))),
+    ],
+)
+def test_ranges_choose_part_of_the_recording(order, steps, blocks, rows):
+    scores = random(*SHAPE)
+    part = recording(scores[:, rows[0]][:, :, rows[1]])
+    assert torch.equal(
+        reduce(recording(scores), steps=steps, blocks=blocks, order=order).maps,
+        reduce(part, order=order).maps,
+    )
+
+
+def test_blocks_keep_the_models_own_numbers():
+    found = recording(random(*SHAPE), blocks=(10, 11, 12, 13, 14))
+    last = replace(found, scores=found.scores[:, :, 3:], blocks=(13, 14))
+    assert torch.equal(reduce(found, blocks="13-").maps, reduce(last).maps)
+    with pytest.raises(ConceptAttentionError, match="Blocks '2-5' were not recorded.*: 10-14"):
+        reduce(found, blocks="2-5")
+    with pytest.raises(ConceptAttentionError, match="there are 15: 0 to 14"):
+        reduce(found, blocks="15")
+
+
+def test_a_step_that_was_averaged_with_its_neighbours_brings_them_along():
+    found = recording(random(*SHAPE), steps=((0, 3), (4, 7), (8, 9)))
+    middle = replace(found, scores=found.scores[:, 1:2], steps=((4, 7),))
+    assert torch.equal(reduce(found, steps="5").maps, reduce(middle).maps)
+
+
+def test_a_skipped_step_cannot_be_asked_for():
+    found = recording(random(*SHAPE), steps=((0, 0), (1, 1), (4, 4)))
+    with pytest.raises(ConceptAttentionError, match="Steps '2-3' were not recorded.*0, 1, 4"):
+        reduce(found, steps="2-3")
+    with pytest.raises(ConceptAttentionError, match="there are 5: 0 to 4"):
+        reduce(found, steps="5")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_temperature_divides_the_scores(order):
+    scores = random(*SHAPE)
+    torch.testing.assert_close(
+        reduce(recording(scores), order=order, temperature=0.25).maps,
+        reduce(recording(scores * 4), order=order).maps,
+    )
+
+
+@pytest.mark.parametrize("temperature", [0, -1, float("nan")])
+def test_a_temperature_that_is_not_above_zero_is_refused(temperature):
+    with pytest.raises(ConceptAttentionError, match="must be above 0"):
+        reduce(recording(random(*SHAPE)), temperature=temperature)
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(ConceptAttentionError, match=f"'mean'. Accepted: {MEAN_LAST}, {MEAN_FIRST}"):
+        reduce(recording(random(*SHAPE)), order="mean")
+
+
+def test_the_recording_stays_as_it_was():
+    scores = random(*SHAPE)
+    for order in ORDERS:
+        reduce(recording(scores), order=order, temperature=3.0)
+    assert torch.equal(scores, random(*SHAPE))
+
+
+def test_maps_say_how_they_were_made():
+    settings = reduce(recording(random(*SHAPE)), steps="1-", temperature=2.0).settings
+    assert settings["model"] == "Tiny"
+    assert (settings["steps"], settings["temperature"]) == ("1-", 2.0)
+
+
+def test_maps_are_found_by_name():
+    maps = soft_maps()
+    assert torch.equal(maps.of("SUN"), maps.maps[:, 1])
+
+
+def test_the_hidden_background_competes_but_is_not_shown():
+    maps = soft_maps(names="sun")
+    assert maps.maps.shape[1] == 2
+    assert torch.equal(maps.shown, maps.maps[:, :1])
+
+
+def test_coverage_is_the_share_of_patches_won():
+    maps = territories([[0, 0, 1], [0, 1, 1]], "sun, sky, moon", Grid.of_latent(4, 6))
+    (figures,) = presence(maps)
+    assert [figure.name for figure in figures] == ["sun", "sky", "moon"]
+    assert [figure.coverage for figure in figures] == [0.5, 0.5, 0]
+    assert [figure.peak for figure in figures] == [1, 1, 0]
+    assert [figure.mean for figure in figures] == [0.5, 0.5, 0]
+    assert [figure.present for figure in figures] == [True, True, False]
+
+
+def test_a_concept_is_present_from_half_a_percent_of_the_picture():
+    for patches, present in ((4, True), (3, False)):
+        owners = torch.zeros(1, 20, 37).long()  # 740 patches; 0.5 % are 3.7
+        owners.view(-1)[:patches] = 1
+        maps = concept_maps(torch.nn.functional.one_hot(owners, 3).permute(0, 3, 1, 2).float())
+        assert presence(maps)[0][1].present is present
+
+
+def test_pictures_of_a_batch_are_judged_apart():
+    maps = soft_maps(b=2)
+    one, two = presence(maps)
+    assert presence(replace(maps, maps=maps.maps[1:]))[0] == two != one

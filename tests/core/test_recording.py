@@ -1,0 +1,128 @@
+"""What is kept of a run, and how much memory that takes."""
+
+import pytest
+import torch
+from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.concepts import parse
+from conceptattention.conceptattention_core.recording import Grid, Recorder, RecordSpec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .examples import NAMES, random
+
+B, C, Y, X = 2, 3, 3, 5
+GRID = Grid.of_latent(2 * Y, 2 * X)
+BLOCKS = (4, 5)
+
+
+def recorder(steps: int, spec: RecordSpec | None = None) -> Recorder:
+    return Recorder(spec or RecordSpec(parse(NAMES)), GRID, BLOCKS, steps, "Tiny")
+
+
+def forward(seed: int) -> list[torch.Tensor]:
+    """Raw scores `b c p` of each block."""
+    return list(random(len(BLOCKS), B, C, Y * X, seed=seed))
+
+
+def as_grid(scores: list[torch.Tensor]) -> torch.Tensor:
+    """`b block c y x`, filled number by number."""
+    out = torch.zeros(B, len(BLOCKS), C, Y, X)
+    for block, of_block in enumerate(scores):
+        for p in range(Y * X):
+            out[:, block, :, p // X, p % X] = of_block[:, :, p]
+    return out
+
+
+def test_steps_and_blocks_stay_apart():
+    run = recorder(steps=3)
+    for step in range(3):
+        run.add(step, forward(seed=step))
+    recording = run.finish()
+    assert recording.scores.shape == (B, 3, len(BLOCKS), C, Y, X)
+    assert recording.steps == ((0, 0), (1, 1), (2, 2))
+    assert (recording.blocks, recording.model) == (BLOCKS, "Tiny")
+    for step in range(3):
+        assert torch.equal(recording.scores[:, step], as_grid(forward(seed=step)))
+
+
+def test_several_forwards_in_a_step_are_averaged():
+    run = recorder(steps=2)
+    for step, seed in ((0, 1), (1, 2), (0, 3), (0, 4)):
+        run.add(step, forward(seed))
+    first, second = run.finish().scores.unbind(1)
+    expected = torch.stack([as_grid(forward(seed)) for seed in (1, 3, 4)]).mean(0)
+    torch.testing.assert_close(first, expected)
+    assert torch.equal(second, as_grid(forward(2)))
+
+
+def test_a_skipped_step_is_left_out_not_zero():
+    run = recorder(steps=5)
+    for step in (1, 4):
+        run.add(step, forward(step))
+    recording = run.finish()
+    assert recording.steps == ((1, 1), (4, 4))
+    for i, step in enumerate((1, 4)):
+        assert torch.equal(recording.scores[:, i], as_grid(forward(step)))
+
+
+@given(steps=st.integers(1, 30), affordable=st.integers(1, 40))
+def test_beyond_the_budget_neighbouring_steps_are_averaged(steps, affordable):
+    x = 2**18 // affordable  # 2**18 floats are 1 MiB
+    spec = RecordSpec(parse(NAMES), budget_mib=1)
+    run = Recorder(spec, Grid.of_latent(2, 2 * x), (0,), steps, "Tiny")
+    heard = [float(step) ** 2 for step in range(steps)]
+    for step, value in enumerate(heard):
+        run.add(step, [torch.full((1, 1, x), value)])
+    recording = run.finish()
+
+    assert recording.nbytes <= 2**20
+    assert len(recording.steps) == min(steps, affordable)
+    covered = [step for first, last in recording.steps for step in range(first, last + 1)]
+    assert covered == list(range(steps))
+    spans = [last - first for first, last in recording.steps]
+    assert max(spans) - min(spans) <= 1
+    for i, (first, last) in enumerate(recording.steps):
+        mean = sum(heard[first : last + 1]) / (last + 1 - first)
+        torch.testing.assert_close(recording.scores[0, i], torch.full((1, 1, 1, x), mean))
+
+
+def test_one_step_larger_than_the_budget_is_kept_as_the_mean_of_all_steps():
+    x = 2**18 + 1
+    spec = RecordSpec(parse(NAMES), budget_mib=1)
+    run = Recorder(spec, Grid.of_latent(2, 2 * x), (0,), 3, "Tiny")
+    for step in range(3):
+        run.add(step, [torch.full((1, 1, x), float(step))])
+    recording = run.finish()
+    assert recording.steps == ((0, 2),)
+    assert torch.equal(recording.scores, torch.ones(1, 1, 1, 1, 1, x))
+
+
+def test_scores_of_any_precision_become_float32_and_stay_untouched():
+    scores = [s.bfloat16() for s in forward(0)]
+    before = [s.clone() for s in scores]
+    run = recorder(steps=1)
+    run.add(0, scores)
+    run.add(0, [2 * s for s in scores])
+    recorded = run.finish().scores
+    assert recorded.dtype == torch.float32
+    torch.testing.assert_close(recorded[:, 0], 1.5 * as_grid([s.float() for s in before]))
+    assert all(torch.equal(now, then) for now, then in zip(scores, before))
+
+
+def test_nothing_captured_is_an_error_that_says_what_to_do():
+    with pytest.raises(ConceptAttentionError, match="Nothing was captured while Tiny sampled"):
+        recorder(steps=3).finish()
+
+
+@pytest.mark.parametrize(
+    ("h", "w", "y", "x"), [(16, 16, 8, 8), (13, 22, 7, 11), (1, 3, 1, 2), (17, 5, 9, 3)]
+)
+def test_a_grid_covers_the_latent_padded_to_whole_patches(h, w, y, x):
+    assert Grid.of_latent(h, w) == Grid(y, x, patch=16, h=8 * h, w=8 * w)
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(ConceptAttentionError, match="'some' for tokens. Accepted: all, first"):
+        RecordSpec(parse(NAMES), tokens="some")
+    with pytest.raises(ConceptAttentionError, match="0 MiB"):
+        RecordSpec(parse(NAMES), budget_mib=0)

@@ -1,0 +1,159 @@
+"""Pictures to look at: their sizes, their colours, and names in any script."""
+
+import numpy as np
+import pytest
+import torch
+from conceptattention.conceptattention_core import render
+from conceptattention.conceptattention_core.concepts import parse
+from conceptattention.conceptattention_core.masks import upsample
+from conceptattention.conceptattention_core.recording import Grid
+
+from .examples import ODD, concept_maps, random, soft_maps, territories
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (104, 56, 3), dtype=np.uint8)
+UNICODE = "日本の空, небо, سماء, 하늘, Fußgänger, 🎈 balloon, a: (x:1.2), " + "very " * 40 + "long"
+SIXTY_FOUR = ",".join(f"thing number {i}" for i in range(64))
+
+
+def test_every_colour_is_different():
+    colours = [render.colour(i) for i in range(65)]
+    assert len(set(colours)) == 65
+    assert all(0 <= channel <= 255 for colour in colours for channel in colour)
+
+
+def test_an_overlay_keeps_the_picture_on_top_and_adds_a_legend_below():
+    out = render.overlay(PICTURE, soft_maps(), 0)
+    legend = render.legend(soft_maps(), 0, 56)
+    assert out.shape == (104 + len(legend), 56, 3)
+    assert out.dtype == np.uint8
+    assert (out[104:] == legend).all()
+
+
+def test_each_region_takes_the_colour_of_its_concept():
+    grid = Grid.of_latent(8, 8)
+    maps = territories([[0, 0, 1, 1]] * 4, "sun, sky", grid)
+    white = np.full((64, 64, 3), 255, np.uint8)
+    out = render.overlay(white, maps, 0, strength=1.0)
+    assert tuple(out[10, 10]) == render.colour(0)
+    assert tuple(out[10, 50]) == render.colour(1)
+    assert (out[:64, 32] == 255).all()  # a white line between them
+
+
+def test_the_stronger_the_more_of_the_picture_is_hidden():
+    grey = np.repeat(PICTURE[..., :1], 3, axis=-1)
+    untouched = render.overlay(grey, soft_maps(), 0, strength=0.0)[:104]
+    inner = (untouched != 255).any(-1)  # without the white lines between regions
+    assert (untouched[inner] == grey[inner]).all()
+    weak, strong = (render.overlay(grey, soft_maps(), 0, s)[:104] for s in (0.3, 0.9))
+    change = [np.abs(view[inner].astype(int) - grey[inner]).mean() for view in (weak, strong)]
+    assert 0 < change[0] < change[1]
+
+
+def test_where_the_hidden_background_wins_the_picture_keeps_its_shade():
+    grid = Grid.of_latent(8, 8)
+    maps = territories([[0, 0, 1, 1]] * 4, "sun", grid)
+    grey = np.full((64, 64, 3), 90, np.uint8)
+    out = render.overlay(grey, maps, 0)
+    assert tuple(out[10, 50]) == (90, 90, 90)
+    assert tuple(out[10, 10]) != (90, 90, 90)
+
+
+@pytest.mark.parametrize("width", [17, 56, 256, 1024])
+@pytest.mark.parametrize("names", ["sun", UNICODE, SIXTY_FOUR])
+def test_a_legend_is_as_wide_as_its_picture_whatever_the_names(names, width):
+    maps = soft_maps(names=names)
+    strip = render.legend(maps, 0, width)
+    assert strip.shape[1:] == (width, 3)
+    assert (strip != render.PAPER).any()
+
+
+def test_a_legend_shows_every_concept_but_the_hidden_one_in_its_colour():
+    maps = soft_maps(names=SIXTY_FOUR)
+    strip = render.legend(maps, 0, 256)
+    for c in maps.concepts.shown:
+        assert (strip == render.colour(c)).all(-1).any()
+    alone = render.legend(soft_maps(names="sun"), 0, 256)
+    assert not (alone == render.colour(1)).all(-1).any()
+
+
+def test_a_legend_tells_absent_from_present():
+    maps = territories([[0, 0], [0, 0]], "sun, moon", Grid.of_latent(4, 4))
+    here = territories([[0, 0], [1, 1]], "sun, moon", Grid.of_latent(4, 4))
+    assert not np.array_equal(render.legend(maps, 0, 200), render.legend(here, 0, 200))
+
+
+def test_a_heat_map_runs_through_plasma_from_dark_to_bright():
+    ramp = render.heat_map(torch.linspace(0.2, 0.6, 97)[None], 0.2, 0.6)
+    light = ramp.astype(float).sum(-1)[0]
+    assert light[0] < light[48] < light[-1]
+    assert tuple(ramp[0, 0]) == (13, 8, 135)  # plasma's first colour, as red, green, blue
+    outside = render.heat_map(torch.tensor([[-3.0, 7.0]]), 0.2, 0.6)
+    assert (outside[0, 0] == ramp[0, 0]).all() and (outside[0, 1] == ramp[0, -1]).all()
+
+
+def test_heat_maps_share_one_scale():
+    maps = concept_maps(torch.tensor([0.9, 0.1, 0.5]).view(1, 3, 1, 1).expand(1, 3, 7, 4), grid=ODD)
+    heats = render.heat_maps(maps, 0)
+    assert [heat.shape for heat in heats] == [(104, 56, 3)] * 3
+    brightest, darkest, middle = (tuple(heat[50, 20]) for heat in heats)
+    assert darkest == (13, 8, 135)
+    assert brightest == tuple(render.heat_map(torch.ones(1, 1), 0, 1)[0, 0])
+    assert middle not in (brightest, darkest)
+
+
+def test_heat_maps_leave_the_hidden_background_out():
+    assert len(render.heat_maps(soft_maps(names="sun"), 0)) == 1
+
+
+def test_heat_maps_of_one_value_do_not_divide_by_zero():
+    maps = concept_maps(torch.full((1, 3, 7, 4), 1 / 3), grid=ODD)
+    assert render.heat_maps(maps, 0)[0].shape == (104, 56, 3)
+
+
+@pytest.mark.parametrize("size", [None, (31, 77), (208, 112)])
+def test_a_label_map_names_the_strongest_concept_of_each_pixel(size):
+    maps = soft_maps(names="sun")
+    labels = render.label_map(maps, 1, size)
+    background, sun = (upsample(maps.maps, ODD, size)[1, c] for c in (1, 0))
+    assert labels.shape == (size or (104, 56))
+    assert np.array_equal(labels == 1, (background > sun).numpy())
+
+
+@pytest.mark.parametrize("names", ["sun", "sun, sky, moon", UNICODE])
+def test_a_sheet_holds_the_picture_and_a_tile_for_each_shown_concept(names):
+    maps = soft_maps(names=names)
+    canvas = render.sheet(PICTURE, maps, 0)
+    tiles = [PICTURE, *render.heat_maps(maps, 0)]
+    windows = np.lib.stride_tricks.sliding_window_view(canvas, PICTURE.shape)[:, :, 0]
+    for tile in tiles:
+        corner = (windows[:, :, 0, 0] == tile[0, 0]).all(-1)
+        assert any((windows[y, x] == tile).all() for y, x in np.argwhere(corner))
+
+
+def test_a_sheet_of_sixty_four_concepts_is_a_picture():
+    assert render.sheet(PICTURE, soft_maps(names=SIXTY_FOUR), 0).shape[2] == 3
+
+
+def test_pictures_of_a_batch_are_drawn_apart():
+    maps = soft_maps(b=2)
+    assert not np.array_equal(render.overlay(PICTURE, maps, 0), render.overlay(PICTURE, maps, 1))
+
+
+def test_bytes_and_tensors_are_the_same_picture():
+    assert np.array_equal(render.to_picture(render.to_image(PICTURE)), PICTURE)
+    transparent = torch.cat([render.to_image(PICTURE), torch.zeros(104, 56, 1)], dim=-1)
+    assert np.array_equal(render.to_picture(transparent), PICTURE)
+    assert render.to_picture(random(3, 5, 3) * 9).shape == (3, 5, 3)
+
+
+def test_nothing_given_is_changed():
+    picture, maps = PICTURE.copy(), soft_maps()
+    before = maps.maps.clone()
+    render.overlay(picture, maps, 0)
+    render.sheet(picture, maps, 0)
+    assert np.array_equal(picture, PICTURE)
+    assert torch.equal(maps.maps, before)
+
+
+def test_as_many_labels_as_concepts_fit():
+    assert render.label_map(soft_maps(names=SIXTY_FOUR), 0).max() < len(parse(SIXTY_FOUR))
