@@ -58,6 +58,11 @@ class ConceptSet:
         )
 
 
+def split(text: str) -> list[str]:
+    """What stands between commas and line ends, in order."""
+    return list(filter(None, map(str.strip, re.split(r"[,，、\r\n]", text))))
+
+
 def parse(text: str, background: bool = False) -> ConceptSet:
     """Concepts from text, one per line or comma-separated, `name: words the model reads` allowed.
 
@@ -67,7 +72,7 @@ def parse(text: str, background: bool = False) -> ConceptSet:
     """
     concepts: dict[str, Concept] = {}
     notices: list[str] = []
-    for entry in filter(None, map(str.strip, re.split(r"[,，、\r\n]", text))):
+    for entry in split(text):
         name, _, words = (part.strip() for part in re.sub("：", ":", entry).partition(":"))
         concept = Concept(name or words, words or name)
         if not concept.name:

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from . import ConceptAttentionError
-from .attention import Method
+from .attention import Method, token_mean
 from .concepts import ConceptSet
 
 TOKENS = ("all", "first")
@@ -39,6 +39,20 @@ class RecordSpec:
             raise ConceptAttentionError(
                 f"A memory budget of {self.budget_mib} MiB holds nothing; give 1 MiB or more."
             )
+
+
+def board(spec: RecordSpec, rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Who rides: the rows `t n` of all concepts, and their `token_mean`, from each one's own."""
+    for concept, own in zip(spec.concepts.concepts, rows, strict=True):
+        if len(own) == 0:
+            raise ConceptAttentionError(
+                f"The text encoder reads nothing in '{concept.words}' ({concept.name}). "
+                "Give it words: 'name: words'."
+            )
+    if spec.tokens == "first":
+        rows = [own[:1] for own in rows]
+    owners = torch.tensor([c for c, own in enumerate(rows) for _ in own])
+    return torch.cat(rows), token_mean(owners)
 
 
 @dataclass(frozen=True)
@@ -111,8 +125,8 @@ class Recorder:
         """The frozen recording; an error when nothing was captured."""
         if self._scores is None:
             raise ConceptAttentionError(
-                f"Nothing was captured while {self.model} sampled: another node seems to replace "
-                "its blocks or its attention as a whole. Try without that node."
+                f"Nothing was captured while {self.model} sampled: something else seems to "
+                "replace its blocks or its attention as a whole. Try without it."
             )
         used = [slot for slot, steps in enumerate(self._heard) if steps]
         scores = self._scores if len(used) == len(self._heard) else self._scores[:, used]

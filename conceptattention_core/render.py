@@ -98,7 +98,8 @@ def legend(maps: ConceptMaps, b: int, width: int) -> Picture:
     for c, figure in enumerate(presence(maps)[b]):
         if c in maps.concepts.shown:
             text = f"{figure.name} {figure.coverage:.0%}" if figure.present else f"{figure.name} –"
-            extent = swatch + pad + round(font(text, size).getlength(text)) + 2 * pad
+            widest = f"{figure.name} 100%"  # so that all pictures of a batch get the same layout
+            extent = swatch + pad + round(font(text, size).getlength(widest)) + 2 * pad
             if x and x + extent > width - pad:
                 x, y = 0, y + row
             entries.append((x + pad, y + pad, c, text))

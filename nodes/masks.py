@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..conceptattention_core.concepts import split
 from ..conceptattention_core.masks import draw, union
 from .wires import advanced, maps_input, mask_inputs, picture_input, schema, size_of
 
@@ -78,7 +79,7 @@ class Pick(io.ComfyNode):
         mask = union(
             draw(
                 maps,
-                [one for one in name.split(",") if one.strip()],
+                split(name),
                 threshold=threshold,
                 amount=level,
                 soft=soft,

@@ -1,4 +1,4 @@
-"""Laws over many inputs: enough examples to find a counterexample, few enough for a slow machine."""
+"""How many examples hypothesis tries: the same ones every time, few enough for a slow machine."""
 
 from hypothesis import settings
 

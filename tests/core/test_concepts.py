@@ -40,9 +40,7 @@ def test_a_label_names_other_words(text):
 
 
 def test_only_the_first_colon_separates_the_name():
-    assert parse("clock: a clock at 12:30, sky").concepts[0] == Concept(
-        "clock", "a clock at 12:30"
-    )
+    assert parse("clock: a clock at 12:30, sky").concepts[0] == Concept("clock", "a clock at 12:30")
 
 
 @given(st.lists(WORD, min_size=2, max_size=9, unique_by=str.casefold))

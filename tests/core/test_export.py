@@ -15,7 +15,8 @@ from PIL import Image
 from .examples import soft_maps
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (104, 56, 3), dtype=np.uint8)
-WINDOWS_KEEPS = {"con", "prn", "aux", "nul"} | {f"{p}{i}" for p in ("com", "lpt") for i in range(10)}
+PORTS = {f"{port}{i}" for port in ("com", "lpt") for i in range(10)}
+WINDOWS_KEEPS = {"con", "prn", "aux", "nul"} | PORTS
 
 
 def safe(name: str) -> bool:

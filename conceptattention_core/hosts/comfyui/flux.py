@@ -51,8 +51,7 @@ class Flux:
             rows = rearrange(encoded, "1 (c n) d -> c n d", c=len(words))
         else:
             rows = [clip.encode_from_tokens(one, return_dict=True)["cond"][0] for one in tokens]
-        own = [[token for token, *_ in ids].index(T5_END) for ids in batch]
-        return [row[:count] for row, count in zip(rows, own, strict=True)]
+        return [row[: _own_length(ids)] for row, ids in zip(rows, batch, strict=True)]
 
     def enter(
         self, model: FluxModel, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]
@@ -113,6 +112,12 @@ class FluxBlock:
 
 def _modulate(normed: Tensor, by: ModulationOut) -> Tensor:
     return torch.addcmul(by.shift, normed, 1 + by.scale)
+
+
+def _own_length(ids: list[tuple]) -> int:
+    """How many tokens stand before the end token; an embedding's tokens are vectors."""
+    ends = (i for i, (token, *_) in enumerate(ids) if isinstance(token, int) and token == T5_END)
+    return next(ends, len(ids))
 
 
 def _literal(words: str) -> str:

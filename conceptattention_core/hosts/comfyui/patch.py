@@ -17,9 +17,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ... import ConceptAttentionError
-from ...attention import Vectors, step, token_mean
+from ...attention import Vectors, step
 from ...ranges import select
-from ...recording import Recorder, Recording, RecordSpec
+from ...recording import Recorder, Recording, RecordSpec, board
 from .families import Family, Ride, find
 from .store import STORE, Silence
 
@@ -45,16 +45,7 @@ def record(model: ModelPatcher, clip: Any, spec: RecordSpec) -> ModelPatcher:
     family = find(network)
     blocks = select(spec.blocks, family.depth(network), "blocks")
     rows = family.embed(clip, [concept.words for concept in spec.concepts.concepts])
-    for concept, own in zip(spec.concepts.concepts, rows, strict=True):
-        if len(own) == 0:
-            raise ConceptAttentionError(
-                f"The text encoder reads nothing in '{concept.words}' ({concept.name}). "
-                "Give it words: 'name: words'."
-            )
-    if spec.tokens == "first":
-        rows = [own[:1] for own in rows]
-    owners = torch.tensor([c for c, own in enumerate(rows) for _ in own])
-    tour = Tour(family, spec, blocks, torch.cat(rows), token_mean(owners))
+    tour = Tour(family, spec, blocks, *board(spec, rows))
 
     recorded = model.clone()
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):

@@ -1,24 +1,27 @@
 """Recordings of this process, found again by the latent they belong to.
 
 ComfyUI caches a sampler's latent but may drop the MODEL that recorded it, and it copies and casts
-latents on the way. So a recording is filed under a sketch of each latent it made: a few hundred of
-its values, compared with the tolerance of a cast to bfloat16.
+latents on the way. So a recording is filed under a sketch of each latent it made: sums of its
+values, every one in one sum with a random sign, so that a detail that was regenerated shows. They
+are compared with the tolerance of a cast to bfloat16.
 """
 
 import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ... import ConceptAttentionError
 from ...recording import Recording, RecordSpec
 
 CAPACITY = 512 * 2**20  # bytes
-SKETCH = 1024  # values kept of each latent
-TOLERANCE = 2**-7  # of the largest value: one rounding to bfloat16 and a little more
+SKETCH = 1024  # sums kept of each latent
+TOLERANCE = 2**-7  # of the largest sum: one rounding to bfloat16 and a little more
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,25 @@ class Sketch:
     @classmethod
     def of(cls, latent: Tensor) -> "Sketch":
         """Sketch one latent without its batch axis."""
-        flat = latent.detach().flatten()
-        stride = max(1, flat.numel() // SKETCH) | 1  # odd, or it would keep to a few columns
-        return cls(tuple(latent.shape), flat[::stride].float().cpu())
+        flat = latent.detach().flatten().float()
+        share = -(-flat.numel() // SKETCH)
+        signed = F.pad(flat * _signs(flat.numel()).to(flat), (0, -flat.numel() % share))
+        return cls(tuple(latent.shape), signed.view(-1, share).sum(1).cpu())
 
     def distance(self, other: "Sketch") -> float:
-        """Largest difference in units of the largest value; infinite for another shape."""
+        """Largest difference in units of the largest sum; infinite for another shape."""
         if self.shape != other.shape:
             return float("inf")
         scale = max(self.values.abs().max().item(), 1e-12)
         distance = (self.values - other.values).abs().max().item() / scale
-        return float("inf") if math.isnan(distance) else distance  # a black picture is like no other
+        # A run that failed to NaN, a black picture, is like no other.
+        return float("inf") if math.isnan(distance) else distance
+
+
+@lru_cache(maxsize=2)
+def _signs(count: int) -> Tensor:
+    """The same random -1 and 1 every time."""
+    return torch.randint(2, (count,), generator=torch.Generator().manual_seed(0)).char() * 2 - 1
 
 
 @dataclass(frozen=True)

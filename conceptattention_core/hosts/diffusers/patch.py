@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ... import ConceptAttentionError
-from ...attention import step, token_mean
+from ...attention import step
 from ...ranges import select
-from ...recording import Recorder, Recording, RecordSpec
+from ...recording import Recorder, Recording, RecordSpec, board
 from .families import Family, Ride, find
 
 PROJECTIONS = ("to_q", "to_k", "to_v")
@@ -72,16 +72,7 @@ def _plan(pipe: DiffusionPipeline, spec: RecordSpec, length: int | None) -> Tour
     length = length or family.text_length(pipe)
     blocks = select(spec.blocks, len(family.blocks(transformer)), "blocks")
     rows = family.embed(pipe, [concept.words for concept in spec.concepts.concepts], length)
-    for concept, own in zip(spec.concepts.concepts, rows, strict=True):
-        if len(own) == 0:
-            raise ConceptAttentionError(
-                f"The text encoder reads nothing in '{concept.words}' ({concept.name}). "
-                "Give it words: 'name: words'."
-            )
-    if spec.tokens == "first":
-        rows = [own[:1] for own in rows]
-    owners = torch.tensor([c for c, own in enumerate(rows) for _ in own])
-    return Tour(family, spec, blocks, torch.cat(rows), token_mean(owners))
+    return Tour(family, spec, blocks, *board(spec, rows))
 
 
 def _is_compiled(transformer: Any) -> bool:
@@ -184,14 +175,14 @@ class Run:
         """
         now = (call["timestep"], call["hidden_states"])
         positive = self.before is None or not all(map(torch.equal, now, self.before))
-        self.before = now if positive else None
+        self.before = now
         return positive
 
     def add(self, forward: "Forward") -> None:
         """Keep a call in which the concepts got through every block."""
         if len(forward.scores) == len(self.tour.blocks):
             timestep = forward.call["timestep"].flatten()[0]
-            # rounded as the pipeline rounds, so that steps keep apart in bfloat16
+            # rounded as the pipeline rounds: the same number comes out in every precision
             schedule = self.schedule.to(timestep) / self.tour.family.time_unit
             self.recorder.add(int((schedule - timestep).abs().argmin()), forward.scores)
 
