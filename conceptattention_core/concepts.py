@@ -85,6 +85,11 @@ def parse(text: str, background: bool = False) -> ConceptSet:
         raise ConceptAttentionError(
             f"Got {len(concepts)} concepts; at most {MOST_CONCEPTS} are accepted."
         )
+    if set(concepts) == {BACKGROUND}:
+        raise ConceptAttentionError(
+            f"'{BACKGROUND}' alone has nothing to differ from. Name at least one more concept, "
+            f"{EXAMPLE}."
+        )
     if concepts and BACKGROUND not in concepts and (background or len(concepts) == 1):
         concepts[BACKGROUND] = Concept(BACKGROUND, BACKGROUND, hidden=True)
         if not background:

@@ -97,7 +97,7 @@ def legend(maps: ConceptMaps, b: int, width: int) -> Picture:
     x = y = 0
     for c, figure in enumerate(presence(maps)[b]):
         if c in maps.concepts.shown:
-            text = f"{figure.name} {figure.coverage:.0%}" if figure.present else f"{figure.name} –"
+            text = f"{figure.name} {figure.coverage:.0%}" if figure.present else f"{figure.name} -"
             widest = f"{figure.name} 100%"  # so that all pictures of a batch get the same layout
             extent = swatch + pad + round(font(text, size).getlength(widest)) + 2 * pad
             if x and x + extent > width - pad:
@@ -124,13 +124,12 @@ def _font(names: tuple[str, ...], size: int) -> ImageFont.FreeTypeFont | ImageFo
 
 
 def font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font that can write `text`: Pillow's own for Latin, else one of the system's."""
-    latin = all(ord(letter) < 0x250 or 0x2000 <= ord(letter) < 0x2070 for letter in text)
+    """A font that can write `text`: Pillow's own, which has ASCII only, or one of the system's."""
     system = (
         "NotoSansCJK-Regular.ttc", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf",
         "NotoSans-Regular.ttf", "DejaVuSans.ttf",
     )  # fmt: skip
-    return _font(() if latin else system, size)
+    return _font(() if text.isascii() else system, size)
 
 
 def _text_size(width: int) -> int:

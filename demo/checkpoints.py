@@ -39,7 +39,9 @@ def log_row(path: Path, row: dict[str, float]) -> None:
 class Clock:
     """How much of a stage is over, by steps or by minutes, carried over interruptions."""
 
-    def __init__(self, minutes: float, steps: int | None, step: int = 0, seconds: float = 0.0):
+    def __init__(
+        self, minutes: float, steps: int | None = None, step: int = 0, seconds: float = 0.0
+    ):
         self.minutes, self.steps = minutes, steps
         self.step = step
         self._before, self._start = seconds, time.monotonic()
@@ -54,8 +56,14 @@ class Clock:
         done = self.step / self.steps if self.steps else self.seconds / (60 * self.minutes)
         return min(1.0, done)
 
-    def state(self) -> dict[str, float]:
-        return {"step": self.step, "seconds": self.seconds}
+    def state(self) -> dict[str, float | None]:
+        """What Clock(**state) goes on from."""
+        return {
+            "minutes": self.minutes,
+            "steps": self.steps,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
 
 
 def learning_rate(peak: float, clock: Clock, warm_up: int, floor: float = 0.05) -> float:

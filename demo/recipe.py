@@ -43,6 +43,7 @@ class FlowSchedule:
     minutes: float
     batch: int
     learning_rate: float
+    noise_shift: float  # added to the logit of t: what a picture shows is decided early on
     flips: bool = True
     steps: int | None = None
     warm_up: int = 200
@@ -63,8 +64,8 @@ class Recipe:
     vae_channels: int = 64  # at least 64: ComfyUI always normalises 32 groups
     vae: VaeSchedule = field(default_factory=VaeSchedule)
     flow: tuple[FlowSchedule, ...] = (
-        FlowSchedule(128, 9000, 38.0, 32, 8e-4),
-        FlowSchedule(256, 3600, 28.0, 12, 4e-4),
+        FlowSchedule(128, 9000, 45.0, 32, 8e-4, noise_shift=1.0),
+        FlowSchedule(256, 3000, 22.0, 12, 6e-4, noise_shift=1.7),
     )
     seed: int = 0
 
@@ -81,8 +82,12 @@ RECIPES = MappingProxyType(
             single_blocks=3,
             vae=VaeSchedule(pictures=6000, steps=12000, batch=32),
             flow=(
-                FlowSchedule(128, 40000, 0.0, 256, 8e-4, steps=12000, warm_up=500, ema_decay=0.999),
-                FlowSchedule(256, 40000, 0.0, 256, 4e-4, steps=8000, warm_up=200, ema_decay=0.999),
+                FlowSchedule(
+                    128, 40000, 0.0, 256, 8e-4, 1.0, steps=12000, warm_up=500, ema_decay=0.999
+                ),
+                FlowSchedule(
+                    256, 40000, 0.0, 256, 4e-4, 1.7, steps=8000, warm_up=200, ema_decay=0.999
+                ),
             ),
         ),
     }

@@ -1,8 +1,8 @@
 """Train the demo model: python -m demo.train --work DIR
 
 Stages: vae, then for each picture size latents-N and flow-N, then export. Every stage resumes
-where it was interrupted. Naming a finished stage with --minutes or --steps trains it further (of
-the autoencoder only the decoder).
+where it was interrupted. Naming a stage with --minutes or --steps begins a new schedule for it, on
+top of what it has learnt (a finished autoencoder trains only its decoder further).
 """
 
 from __future__ import annotations

@@ -145,16 +145,18 @@ class Batches:
         return tuple(tensor.to(self.device) for tensor in (clean, *ids))
 
 
-def draw_noise_levels(batch: int, scale: float = 1.2) -> Tensor:
-    """t in 0..1: mostly logit-normal, some uniform so that both ends are learnt too."""
-    t = torch.sigmoid(scale * torch.randn(batch))
+def draw_noise_levels(batch: int, shift: float, scale: float = 1.2) -> Tensor:
+    """t in 0..1: mostly logit-normal around `shift`, some uniform so that both ends are learnt."""
+    t = torch.sigmoid(shift + scale * torch.randn(batch))
     return torch.where(torch.rand(batch) < 0.15, torch.rand(batch), t)
 
 
-def flow_loss(model: FlowModel, clean: Tensor, t5_ids: Tensor, clip_ids: Tensor) -> Tensor:
+def flow_loss(
+    model: FlowModel, clean: Tensor, t5_ids: Tensor, clip_ids: Tensor, shift: float
+) -> Tensor:
     """Mean squared error of the velocity eps - x0 on the straight path x_t = (1-t) x0 + t eps."""
     batch = len(clean)
-    t, noise = draw_noise_levels(batch).to(clean), torch.randn_like(clean)
+    t, noise = draw_noise_levels(batch, shift).to(clean), torch.randn_like(clean)
     share = rearrange(t, "b -> b 1 1")
     noisy = (1 - share) * clean + share * noise
     kept = (torch.rand(batch, 1) >= ZEROED_POOLED).to(clean)
@@ -194,7 +196,7 @@ def train_flow(
 ) -> None:
     """Train to the end of the schedule; resumes from `path`, else starts from `start`'s weights.
 
-    `again` begins a new schedule on top of a finished one. `export` receives the averaged model
+    `again` begins a new schedule on top of what is there. `export` receives the averaged model
     now and then and at the end.
     """
     saved = load_checkpoint(path)
@@ -215,8 +217,8 @@ def train_flow(
         optimiser.load_state_dict(saved["optimiser"])
         average.weights = {name: value.to(device) for name, value in saved["average"].items()}
         average.updates, total = saved["updates"], saved["total"]
-        if not saved["done"]:
-            clock = Clock(schedule.minutes, schedule.steps, **saved["clock"])
+        if not again:
+            clock = Clock(**saved["clock"])
     torch.manual_seed(recipe.seed + 1 + total)
     if device.type == "cpu":
         # The fused attention's backward pass takes a third of a step there.
@@ -247,7 +249,7 @@ def train_flow(
     last_save = last_export = clock.seconds
     running = None
     while clock.progress < 1:
-        loss = flow_loss(model, *batches.draw(schedule.batch))
+        loss = flow_loss(model, *batches.draw(schedule.batch), schedule.noise_shift)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(schedule.learning_rate, clock, schedule.warm_up)
         optimiser.zero_grad(set_to_none=True)

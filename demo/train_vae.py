@@ -141,10 +141,10 @@ def train_vae(
         vae.load_state_dict(saved["vae"])
         optimiser.load_state_dict(saved["optimiser"])
         unit = saved["unit"]
-        if saved["done"]:
+        if not again:
+            clock = Clock(**saved["clock"])
+        elif unit:
             peak *= 0.4  # polish
-        else:
-            clock = Clock(schedule.minutes, schedule.steps, **saved["clock"])
     crops = Crops(recipe, work, workers)
     rng = np.random.default_rng([recipe.seed, clock.step, int(unit)])
 
@@ -187,7 +187,8 @@ def train_vae(
         bar.update()
         bar.set_postfix(loss=f"{running:.4f}", done=f"{clock.progress:.0%}")
         if clock.step % 25 == 0:
-            log_row(work / "vae.csv", {**clock.state(), "loss": running})
+            row = {"step": clock.step, "seconds": round(clock.seconds, 1), "loss": running}
+            log_row(work / "vae.csv", row)
         if clock.seconds - last_save > SAVE_EVERY_SECONDS:
             save(done=False)
             last_save = clock.seconds

@@ -58,6 +58,24 @@ def test_where_the_hidden_background_wins_the_picture_keeps_its_shade():
     assert tuple(out[10, 10]) != (90, 90, 90)
 
 
+@pytest.mark.parametrize("name", ["sun", "Fußgänger", "небо"])
+def test_whatever_a_legend_writes_its_font_can_write(monkeypatch, name):
+    written = []
+
+    def note(pen, at, text, fill, font, **kwargs):
+        written.append((text, font))
+
+    monkeypatch.setattr(render.ImageDraw.ImageDraw, "text", note)
+    here_and_absent = territories([[0, 0], [0, 0]], f"{name}, not {name}", Grid.of_latent(4, 4))
+    render.legend(here_and_absent, 0, 256)
+    assert len(written) == 2
+    if not name.isascii() and written[0][1] == render.font("ascii", written[0][1].size):
+        pytest.skip("no font for this script on this machine")
+    for text, font in written:
+        missing = bytes(font.getmask("\U0010ffff"))
+        assert all(bytes(font.getmask(letter)) != missing for letter in text), text
+
+
 @pytest.mark.parametrize("width", [17, 56, 256, 1024])
 @pytest.mark.parametrize("names", ["sun", UNICODE, SIXTY_FOUR])
 def test_a_legend_is_as_wide_as_its_picture_whatever_the_names(names, width):

@@ -1,0 +1,633 @@
+"""The laws of recording, for every family, on real models of ComfyUI at toy size."""
+
+import gc
+import tracemalloc
+from dataclasses import replace
+from itertools import product
+
+import comfy.model_management
+import comfy.samplers
+import comfy_extras.nodes_custom_sampler as custom
+import pytest
+import torch
+from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Method
+from conceptattention.conceptattention_core.concepts import parse
+from conceptattention.conceptattention_core.hosts.comfyui import patch
+from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES, find
+from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
+from conceptattention.conceptattention_core.maps import ORDERS, reduce
+from conceptattention.conceptattention_core.recording import Recorder, Recording
+from torch import Tensor, nn
+
+import nodes as stock
+
+from .tiny import (
+    CONCEPTS,
+    TINY,
+    Tiny,
+    WordReader,
+    call,
+    with_attention_override,
+    with_block_patch,
+    with_replaced_block,
+)
+
+
+@pytest.fixture(params=[family.name for family in FAMILIES])
+def tiny(request) -> Tiny:
+    return TINY[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _empty_store():
+    STORE.clear()
+
+
+def test_every_family_has_a_tiny_model_and_knows_it():
+    assert set(TINY) == {family.name for family in FAMILIES}
+    for name, tiny in TINY.items():
+        assert find(tiny.model().model.diffusion_model).name == name
+
+
+# --- Law 1: recording changes nothing -------------------------------------------------------------
+
+
+def two_stages(tiny: Tiny, model) -> Tensor:
+    """KSamplerAdvanced twice, the second going on where the first stopped."""
+    latent = {"samples": torch.zeros(2, tiny.channels, 5, 7)}
+    for start, end, noise, rest in ((0, 2, "enable", "enable"), (2, 4, "disable", "disable")):
+        (latent,) = call(
+            stock.KSamplerAdvanced,
+            model=model, add_noise=noise, noise_seed=3, steps=4, cfg=3.0, sampler_name="euler",
+            scheduler="simple", positive=tiny.prompt(1), negative=tiny.prompt(2),
+            latent_image=latent, start_at_step=start, end_at_step=end,
+            return_with_leftover_noise=rest,
+        )  # fmt: skip
+    return latent["samples"]
+
+
+def custom_sampler(tiny: Tiny, model, stop_after: int = 9) -> tuple[Tensor, Tensor]:
+    """What SamplerCustomAdvanced gives: the latent and the denoised latent."""
+    (guider,) = call(custom.BasicGuider, model=model, conditioning=tiny.prompt(1))
+    (noise,) = call(custom.RandomNoise, noise_seed=5)
+    (sampler,) = call(custom.KSamplerSelect, sampler_name="euler")
+    (sigmas,) = call(custom.BasicScheduler, model=model, scheduler="simple", steps=3, denoise=1.0)
+    out, denoised = call(
+        custom.SamplerCustomAdvanced,
+        noise=noise, guider=guider, sampler=sampler, sigmas=sigmas[: stop_after + 1],
+        latent_image={"samples": torch.zeros(2, tiny.channels, 5, 7)},
+    )  # fmt: skip
+    return out["samples"], denoised["samples"]
+
+
+RUNS = {
+    "one picture": lambda tiny, model: tiny.sample(model, (1, 8, 8)),
+    "three pictures, odd sides": lambda tiny, model: tiny.sample(model, (3, 5, 7)),
+    "cfg, one picture": lambda tiny, model: tiny.sample(model, (1, 9, 4), cfg=3.0),
+    "cfg, three pictures, odd sides": lambda tiny, model: tiny.sample(model, (3, 5, 7), cfg=3.0),
+    "prompts of different lengths": lambda tiny, model: tiny.sample(
+        model, cfg=3.0, positive=tiny.prompt(1, tokens=5), negative=tiny.prompt(2, tokens=9)
+    ),
+    "two prompts together": lambda tiny, model: tiny.sample(
+        model, cfg=3.0, positive=tiny.prompt(1) + tiny.prompt(4)
+    ),
+    "image to image": lambda tiny, model: tiny.sample(
+        model, cfg=3.0, steps=5, start=tiny.latent(2, 5, 7, seed=9), denoise=0.6
+    ),
+    "inpainting": lambda tiny, model: tiny.sample(
+        model, start=tiny.latent(2, 5, 7, seed=9), noise_mask=torch.eye(5, 7)[None, None]
+    ),
+    "heun": lambda tiny, model: tiny.sample(model, cfg=3.0, sampler="heun", steps=3),
+    "dpm_2": lambda tiny, model: tiny.sample(model, cfg=3.0, sampler="dpm_2", steps=3),
+    "euler_ancestral": lambda tiny, model: tiny.sample(model, sampler="euler_ancestral", steps=3),
+    "KSamplerAdvanced, two stages": two_stages,
+    "SamplerCustomAdvanced": lambda tiny, model: custom_sampler(tiny, model)[0],
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_recording_changes_nothing_and_records_every_picture(tiny, run):
+    recorded = RUNS[run](tiny, tiny.recorded())
+    plain = RUNS[run](tiny, tiny.model())
+    assert torch.equal(recorded, plain)
+    assert plain.std() > 0.1
+    recording = STORE.find(recorded)
+    assert len(recording.scores) == len(plain)
+    assert recording.scores.isfinite().all()
+
+
+@pytest.mark.parametrize("other", [with_block_patch, with_attention_override])
+def test_recording_changes_nothing_beside_another_pack_before_or_after(tiny, other):
+    def run(model):
+        return tiny.sample(model, cfg=3.0)
+
+    plain = run(other(tiny.model()))
+    assert not torch.equal(plain, run(tiny.model()))
+    scores = []
+    for model in (tiny.recorded(model=other(tiny.model())), other(tiny.recorded())):
+        recorded = run(model)
+        assert torch.equal(recorded, plain)
+        scores.append(STORE.find(recorded).scores)
+    assert torch.equal(*scores)
+    alone = STORE.find(run(tiny.recorded())).scores
+    assert not torch.allclose(scores[0], alone)  # what is recorded is what the other pack made
+
+
+def test_both_stages_are_recorded_each_with_its_own_steps(tiny):
+    model = tiny.recorded()
+    second = two_stages(tiny, model)
+    assert STORE.find(second).steps == ((0, 0), (1, 1))
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm_2"])
+def test_samplers_that_call_the_model_twice_a_step_record_every_step(tiny, sampler):
+    latent = tiny.sample(tiny.recorded(), sampler=sampler, steps=3)
+    assert STORE.find(latent).steps == ((0, 0), (1, 1), (2, 2))
+
+
+def test_the_denoised_latent_finds_the_same_recording(tiny):
+    noisy, denoised = custom_sampler(tiny, tiny.recorded(), stop_after=2)
+    assert not torch.allclose(noisy, denoised)
+    assert torch.equal(STORE.find(noisy).scores, STORE.find(denoised).scores)
+
+
+# --- Law 2: riding equals being the prompt --------------------------------------------------------
+
+
+def call_apart(block: nn.Module, args: dict) -> tuple[dict, dict]:
+    """Run one block and keep its output and what its attention was called with and gave."""
+    seen = {}
+
+    def override(attention, q, k, v, *rest, **kwargs):
+        out = attention(q, k, v, *rest, **kwargs)
+        seen.update(q=q.clone(), k=k.clone(), v=v.clone(), out=out.clone())
+        return out
+
+    img, txt = block(**args, transformer_options={patch.OVERRIDE: override})
+    return {"img": img, "txt": txt}, seen
+
+
+class Witness:
+    """Another pack's patches that note what each block was called with, positive rows only."""
+
+    def __init__(self, tiny: Tiny, b: int):
+        self.tiny, self.b = tiny, b
+        self.args: dict[int, dict] = {}
+        self.out: dict[int, Tensor] = {}
+        self.queries: dict[int, Tensor] = {}
+        self.network = tiny.model().model.diffusion_model
+
+    def on(self, model):
+        watched = model.clone()
+        depth = find(self.network).depth(self.network)
+        for index in range(depth):
+            watched.set_model_patch_replace(self._watch(index), "dit", "double_block", index)
+        return watched
+
+    def _watch(self, index: int):
+        def patch_of_block(args, extra):
+            options = args["transformer_options"]
+            at = options["cond_or_uncond"].index(patch.POSITIVE) * self.b
+            rows = slice(at, at + self.b)
+            self.args[index] = {
+                name: value[rows].clone() for name, value in args.items() if torch.is_tensor(value)
+            }
+
+            def override(attention, *rest, **kwargs):
+                out = attention(*rest, **kwargs)
+                self.out[index] = out[rows].clone()
+                return out
+
+            def before_positions(_module, _args, out):
+                self.queries[index] = out[0][rows].clone()
+
+            options = {**options, patch.OVERRIDE: override}
+            placeless = self.tiny.placeless(self.tiny.block(self.network, index))
+            hook = placeless.register_forward_hook(before_positions)
+            try:
+                return extra["original_block"]({**args, "transformer_options": options})
+            finally:
+                hook.remove()
+
+        return patch_of_block
+
+
+def scores_as_prompt(tiny: Tiny, witness: Witness, words: list[list[str]], space: str, grid):
+    """For each block the scores `b c y x` of concepts that *are* the block's text."""
+    clip = tiny.clip()
+    each = [clip.tokenize(word) for own in words for word in own]
+    rows = torch.cat(
+        [clip.encode_from_tokens(one, return_dict=True)["cond"][0, :1] for one in each]
+    )
+    tokens = [c for c, own in enumerate(words) for _ in own]
+    text = witness.args[0]["txt"].shape[1]
+    patches = grid.y * grid.x
+    stream = tiny.enter(witness.network, rows).expand(witness.b, -1, -1)
+    found = []
+    for index, args in sorted(witness.args.items()):
+        given = tiny.as_text(args, stream, text, patches)
+        out, seen = call_apart(tiny.block(witness.network, index), given)
+        stream = out["txt"]
+        if space == "output":
+            of_tokens = seen["out"][:, : len(rows)]
+            of_image = witness.out[index][:, text : text + patches]
+        else:
+            of_tokens = seen["k" if space == "cross-attention" else "v"][:, :, : len(rows)]
+            of_tokens = torch.cat(of_tokens.unbind(1), dim=-1)
+            of_image = seen["v"][:, :, len(rows) :]
+            if space == "cross-attention":
+                of_image = witness.queries[index][:, :, :patches] / seen["q"].shape[1]
+            of_image = torch.cat(of_image.unbind(1), dim=-1)
+        products = of_tokens @ of_image.mT
+        means = [
+            products[:, [t for t, owner in enumerate(tokens) if owner == c]].mean(1)
+            for c in range(len(words))
+        ]
+        found.append(torch.stack(means, 1).unflatten(-1, (grid.y, grid.x)))
+    return found
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize(("cfg", "references"), [(1.0, 0), (3.0, 0), (1.0, 2)])
+def test_riding_equals_being_the_prompt(tiny, space, cfg, references):
+    more = {}
+    if references:  # Kontext: tokens of other pictures behind those of this one
+        more = {"reference_latents": [tiny.latent(1, 6, 9, seed=n) for n in range(references)]}
+    witness = Witness(tiny, b=2)
+    latent = tiny.sample(
+        witness.on(tiny.recorded(method=Method(space=space))),
+        (2, 5, 7), steps=1, cfg=cfg, positive=tiny.prompt(1, pooled=0.0, **more),
+    )  # fmt: skip
+    recording = STORE.find(latent)
+    with torch.inference_mode():
+        expected = scores_as_prompt(
+            tiny, witness, [["cat"], ["red", "dog"], ["sky"]], space, recording.grid
+        )
+    assert len(expected) == len(recording.blocks) > 1
+    for index, scores in enumerate(expected):
+        error = (recording.scores[:, 0, index] - scores).abs().max() / scores.abs().max()
+        assert error <= 1e-5, f"block {index}: {error}"
+
+
+def test_the_prompts_pooled_vector_does_not_reach_the_concepts(tiny):
+    network = tiny.model().model.diffusion_model
+    family = find(network)
+    rows, rides = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)), []
+    for pooled in (1.0, 0.0):
+        witness = Witness(tiny, b=2)
+        prompt = tiny.prompt(1, pooled=pooled)
+        tiny.sample(witness.on(tiny.model()), (2, 5, 7), steps=1, positive=prompt)
+        y = prompt[0][1]["pooled_output"].expand(2, -1)
+        rides.append(family.enter(network, rows, witness.args[0], {"y": y}))
+    for index in range(family.depth(network)):
+        heads = [ride.block(index).heads(rides[0].concepts) for ride in rides]
+        torch.testing.assert_close(*heads, rtol=1e-4, atol=1e-5)
+        after = [
+            ride.block(index).update(rides[0].concepts, rides[0].concepts * 0.5) for ride in rides
+        ]
+        torch.testing.assert_close(*after, rtol=1e-4, atol=1e-5)
+
+
+def test_every_way_of_riding_and_comparing_gives_its_own_scores(tiny):
+    found = []
+    for attend, space in product(ATTEND, SPACES):
+        latent = tiny.sample(tiny.recorded(method=Method(attend, space)), cfg=3.0)
+        scores = STORE.find(latent).scores
+        assert scores.isfinite().all()
+        assert all(not torch.allclose(scores, other) for other in found), (attend, space)
+        found.append(scores)
+
+
+# --- Law 4: concepts compete, and their order means nothing ---------------------------------------
+
+
+def record_of(tiny: Tiny, words: str = CONCEPTS, **spec) -> Recording:
+    return STORE.find(tiny.sample(tiny.recorded(words, **spec), cfg=3.0))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_permuted_concepts_give_permuted_maps_that_share_one(tiny, order):
+    plain = reduce(record_of(tiny, "cat, red dog, sky"), order=order).maps
+    turned = reduce(record_of(tiny, "sky, cat, red dog"), order=order).maps
+    torch.testing.assert_close(turned, plain[:, [2, 0, 1]], rtol=0, atol=1e-4)
+    torch.testing.assert_close(plain.sum(1), torch.ones_like(plain[:, 0]))
+    assert plain.std() > 0.01
+
+
+def test_the_same_words_under_two_names_get_equal_maps(tiny):
+    maps = reduce(record_of(tiny, "left: red dog, sky, right: red dog")).maps
+    torch.testing.assert_close(maps[:, 0], maps[:, 2])
+    assert not torch.allclose(maps[:, 0], maps[:, 1])
+
+
+def test_first_token_means_the_first_one_only(tiny):
+    first = record_of(tiny, "dog: red dog, sky", tokens="first")
+    assert torch.equal(first.scores, record_of(tiny, "dog: red, sky").scores)
+    assert not torch.equal(first.scores, record_of(tiny, "dog: red dog, sky").scores)
+
+
+def test_a_range_of_blocks_is_that_part_of_all_blocks(tiny):
+    everything = record_of(tiny)
+    for blocks in ("1", "1-", "first 1", "last 2"):
+        part = record_of(tiny, blocks=blocks)
+        rows = [everything.blocks.index(block) for block in part.blocks]
+        assert torch.equal(part.scores, everything.scores[:, :, rows])
+    with pytest.raises(ConceptAttentionError, match="Asked for blocks '7', but there are 3"):
+        tiny.recorded(blocks="7")
+
+
+def test_the_recording_covers_the_padded_patch_grid_of_the_picture(tiny):
+    recording = STORE.find(tiny.sample(tiny.recorded(), (2, 5, 7), steps=3))
+    grid = recording.grid
+    assert (grid.h, grid.w) == (40, 56)
+    assert (grid.y * grid.patch, grid.x * grid.patch) == (48, 64)
+    assert recording.scores.shape == (2, 3, len(recording.blocks), 3, grid.y, grid.x)
+    assert recording.concepts == parse(CONCEPTS)
+
+
+# --- Law 5: a run leaves nothing behind but its recording -----------------------------------------
+
+
+def frozen(value):
+    """Dicts and lists by content, everything else by identity."""
+    if isinstance(value, dict):
+        return {key: frozen(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [frozen(item) for item in value]
+    return id(value)
+
+
+def test_the_second_run_equals_the_first_and_a_new_seed_does_not(tiny):
+    model = tiny.recorded()
+    first = STORE.find(tiny.sample(model)).scores
+    assert torch.equal(STORE.find(tiny.sample(model)).scores, first)
+    assert not torch.allclose(STORE.find(tiny.sample(model, seed=1)).scores, first)
+
+
+def test_samplers_on_one_recorded_model_keep_apart(tiny):
+    model = tiny.recorded()
+    runs = [
+        {"seed": 0},
+        {"seed": 1, "steps": 3},
+        {"size": (1, 8, 6)},
+        {"start": tiny.latent(2, 5, 7, seed=9), "denoise": 0.5},
+    ]
+    alone = [STORE.find(tiny.sample(tiny.recorded(), **run)).scores for run in runs]
+    STORE.clear()
+    latents = [tiny.sample(model, **run) for run in runs]
+    for latent, scores in zip(latents, alone, strict=True):
+        assert torch.equal(STORE.find(latent).scores, scores)
+
+
+def test_two_recordings_of_one_picture_are_told_apart_by_their_model(tiny):
+    models = [tiny.recorded("cat, sky"), tiny.recorded("dog, sea")]
+    latents = [tiny.sample(model) for model in models]
+    assert torch.equal(*latents)
+    assert STORE.find(latents[0]).concepts.names == ("dog", "sea")  # the newest
+    for model in models:
+        spec = patch.spec_of(model)
+        assert STORE.find(latents[0], spec).concepts is spec.concepts
+
+
+def test_recording_a_recorded_model_replaces_what_it_listens_to(tiny):
+    model = tiny.recorded("dog, sea", model=tiny.recorded("cat, sky"))
+    latent = tiny.sample(model)
+    assert STORE.find(latent).concepts.names == ("dog", "sea")
+    with pytest.raises(ConceptAttentionError, match="No concepts were recorded"):
+        STORE.find(latent, patch.spec_of(tiny.recorded("cat, sky")))
+
+
+def test_a_clone_of_a_recorded_model_records(tiny):
+    latent = tiny.sample(tiny.recorded().clone())
+    assert STORE.find(latent).concepts.names == ("cat", "red dog", "sky")
+
+
+def test_the_model_that_was_recorded_stays_as_it_was(tiny):
+    plain = tiny.model()
+    before = frozen([plain.model_options, plain.wrappers, plain.attachments])
+    recorded = tiny.recorded()
+    given = frozen([recorded.model_options, recorded.wrappers, recorded.attachments])
+    weights = {name: value.clone() for name, value in plain.model.state_dict().items()}
+    prompt = tiny.prompt(1)
+    kept = [prompt[0][0].clone(), prompt[0][1]["pooled_output"].clone()]
+
+    tiny.sample(recorded, cfg=3.0, positive=prompt)
+
+    assert frozen([plain.model_options, plain.wrappers, plain.attachments]) == before
+    assert frozen([recorded.model_options, recorded.wrappers, recorded.attachments]) == given
+    assert all(torch.equal(plain.model.state_dict()[name], w) for name, w in weights.items())
+    assert torch.equal(prompt[0][0], kept[0])
+    assert torch.equal(prompt[0][1]["pooled_output"], kept[1])
+    with pytest.raises(ConceptAttentionError, match="No concepts were recorded"):
+        STORE.find(tiny.sample(plain, seed=4))
+
+
+@pytest.mark.parametrize(
+    "trouble", [RuntimeError, comfy.model_management.InterruptProcessingException]
+)
+def test_a_run_that_breaks_off_leaves_no_trace(tiny, trouble):
+    model = tiny.recorded()
+    whole = STORE.find(tiny.sample(model)).scores
+    STORE.clear()
+    before = frozen(model.model_options)
+
+    def break_off(step, x0, x, total):
+        raise trouble("stop")
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(tiny.prompt(1), tiny.prompt(2))
+    with pytest.raises(trouble):
+        guider.sample(
+            tiny.latent(1, 5, 7), torch.zeros(1, tiny.channels, 5, 7),
+            comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.5, 0.0]),
+            callback=break_off, seed=0, disable_pbar=True,
+        )  # fmt: skip
+    assert len(STORE) == 0
+    assert frozen(model.model_options) == before
+    assert patch.KEY not in guider.model_options["transformer_options"]
+    assert not living(patch.Run, patch.Forward, Recorder)
+    assert torch.equal(STORE.find(tiny.sample(model)).scores, whole)
+
+
+def living(*kinds: type) -> list:
+    gc.collect()
+    return [thing for thing in gc.get_objects() if type(thing) in kinds]
+
+
+def held() -> dict[str, int]:
+    """What is alive: bytes allocated by our code, tensors, recordings."""
+    gc.collect()
+    ours = tracemalloc.Filter(True, "*conceptattention_core*")
+    traces = tracemalloc.take_snapshot().filter_traces([ours]).traces
+    return {
+        "bytes": sum(trace.size for trace in traces),
+        "tensors": len(living(Tensor)),
+        "filed": len(STORE),
+    }
+
+
+def test_a_hundred_runs_leave_memory_flat(tiny, monkeypatch):
+    model = tiny.recorded()
+    monkeypatch.setattr(STORE, "capacity", 32 * 1024)
+    tracemalloc.start()
+    try:
+        for seed in range(100):
+            tiny.sample(model, (1, 4, 4), steps=1, seed=seed)
+            if seed == 40:
+                before = held()
+        after = held()
+    finally:
+        tracemalloc.stop()
+    assert 2 < after["filed"] <= before["filed"] < 40
+    assert after["tensors"] <= before["tensors"]
+    assert after["bytes"] < before["bytes"] + 2048  # 60 runs: not even an object each
+    assert not living(patch.Run, patch.Forward, Recorder)
+
+
+# --- What cannot be recorded ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_replaced_block_leaves_the_picture_alone_and_is_named_where_maps_are_read(tiny, index):
+    plain = tiny.sample(with_replaced_block(tiny.model(), index))
+    for model in (
+        tiny.recorded(model=with_replaced_block(tiny.model(), index)),
+        with_replaced_block(tiny.recorded(), index),
+    ):
+        latent = tiny.sample(model)
+        assert torch.equal(latent, plain)
+        with pytest.raises(ConceptAttentionError, match="Nothing was captured while .* sampled"):
+            STORE.find(latent)
+
+
+def test_blocks_after_the_last_recorded_one_may_be_replaced(tiny):
+    latent = tiny.sample(with_replaced_block(tiny.recorded(blocks="first 1"), 1))
+    assert STORE.find(latent).blocks == (0,)
+
+
+def test_a_patch_that_runs_a_block_twice_records_its_first_run(tiny):
+    def twice(args, extra):
+        again = {**args, "img": args["img"].clone() * 3, "txt": args["txt"].clone()}
+        out = extra["original_block"](args)
+        extra["original_block"](again)
+        return out
+
+    model = tiny.recorded()
+    alone = STORE.find(tiny.sample(model)).scores
+    model.set_model_patch_replace(twice, "dit", "double_block", 1)
+    assert torch.equal(STORE.find(tiny.sample(model)).scores, alone)
+
+
+def test_steps_that_another_pack_skips_are_left_out(tiny):
+    kept = {}
+
+    def reuse(executor, *args, **kwargs):
+        step = len(kept)
+        kept[step] = kept[step - 1] if step == 1 else executor(*args, **kwargs)
+        return kept[step]
+
+    model = tiny.recorded()
+    model.add_wrapper_with_key(patch.WrappersMP.DIFFUSION_MODEL, "lazy", reuse)
+    latent = tiny.sample(model, steps=3)
+    assert STORE.find(latent).steps == ((0, 0), (2, 2))
+
+
+def area(h: int, w: int, y: int, x: int) -> dict:
+    return {"area": (h, w, y, x), "strength": 1.0}
+
+
+def test_a_prompt_for_a_part_of_the_picture_is_not_recorded(tiny):
+    part = tiny.prompt(4, **area(4, 4, 0, 2))
+    latent = tiny.sample(tiny.recorded(), positive=part)
+    assert torch.equal(latent, tiny.sample(tiny.model(), positive=part))
+    with pytest.raises(ConceptAttentionError, match="Nothing was captured"):
+        STORE.find(latent)
+
+
+def test_beside_a_prompt_for_a_part_the_prompt_for_the_whole_is_recorded(tiny):
+    both = tiny.prompt(1) + tiny.prompt(4, **area(4, 4, 0, 2))
+    latent = tiny.sample(tiny.recorded(), steps=1, positive=both)
+    assert torch.equal(latent, tiny.sample(tiny.model(), steps=1, positive=both))
+    whole = tiny.sample(tiny.recorded(), steps=1, positive=tiny.prompt(1))
+    torch.testing.assert_close(STORE.find(latent).scores, STORE.find(whole).scores)
+
+
+def test_without_a_positive_prompt_in_a_call_nothing_is_heard(tiny):
+    latent = tiny.sample(tiny.recorded(), cfg=3.0)
+    swapped = tiny.sample(
+        tiny.recorded(), cfg=3.0, positive=tiny.prompt(1), negative=tiny.prompt(7)
+    )
+    first = STORE.find(latent).scores[:, 0]  # both start from the same noise
+    assert torch.equal(STORE.find(swapped).scores[:, 0], first)
+
+
+def test_a_model_without_joint_attention_is_named_with_what_is_supported(tiny):
+    model = tiny.model().clone()
+    model.add_object_patch("diffusion_model", nn.Conv2d(4, 4, 3))
+    with pytest.raises(ConceptAttentionError) as error:
+        tiny.recorded(model=model)
+    supported = ", ".join(family.name for family in FAMILIES)
+    assert str(error.value) == (
+        f"Concept attention needs joint text-image attention. Got Conv2d; supported: {supported}."
+    )
+
+
+def test_a_model_that_was_not_recorded_has_no_spec(tiny):
+    with pytest.raises(ConceptAttentionError, match="did not go through Record Concepts"):
+        patch.spec_of(tiny.model())
+
+
+# --- Flux.1: what its text encoder reads ----------------------------------------------------------
+
+FLUX = next(family for family in FAMILIES if family.name == "Flux.1")
+
+
+def test_flux_2_and_its_like_are_not_taken_for_flux_1():
+    network = TINY["Flux.1"].model().model.diffusion_model
+    for difference in ({"global_modulation": True}, {"txt_ids_dims": [1, 2]}):
+        other = type(network).__new__(type(network))
+        nn.Module.__init__(other)
+        other.params = type("Params", (), difference)()
+        assert not FLUX.matches(other)
+
+
+def reads(text: str) -> list[tuple[int, float]]:
+    """The tokens of a text in which no bracket weighs anything."""
+    return [(2 + sum(map(ord, word)), 1.0) for word in text.split()]
+
+
+def test_a_concept_is_its_own_tokens_without_end_and_pads():
+    rows = FLUX.embed(WordReader(), ["cat", "very red dog"])
+    alone = [FLUX.embed(WordReader(), [words])[0] for words in ("cat", "very red dog")]
+    assert [len(own) for own in rows] == [1, 3]
+    assert all(torch.equal(together, own) for together, own in zip(rows, alone))
+
+
+def test_a_concept_longer_than_the_encoders_least_length_is_read_whole():
+    long = " ".join(f"word{i}" for i in range(20))
+    rows = FLUX.embed(WordReader(), ["cat", long, "red dog"])
+    assert [len(own) for own in rows] == [1, 20, 2]
+    assert torch.equal(rows[2], FLUX.embed(WordReader(), ["red dog"])[0])
+
+
+def test_brackets_in_a_concept_are_words_not_weights():
+    plain = FLUX.embed(WordReader(), ["red dog"])[0]
+    assert torch.equal(FLUX.embed(WordReader(), ["(red) ((dog))"])[0], plain)
+    weighed = FLUX.embed(WordReader(), ["(red:1.5) dog"])[0]
+    assert torch.equal(weighed[[0, -1]], plain)
+
+
+def test_a_clip_without_t5_is_refused_with_what_to_do():
+    class OnlyClip(WordReader):
+        def tokenize(self, text):
+            return {"l": super().tokenize(text)["l"]}
+
+    tiny = replace(TINY["Flux.1"], clip=OnlyClip)
+    with pytest.raises(ConceptAttentionError, match="with T5; this CLIP has l. Connect the CLIP"):
+        tiny.recorded()
+
+
+def test_a_concept_in_which_the_encoder_reads_nothing_is_named():
+    with pytest.raises(ConceptAttentionError, match=r"reads nothing in '!\?' \(oops\)"):
+        TINY["Flux.1"].recorded("cat, oops: !?, sky")
