@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from .checkpoints import load_checkpoint
-from .export import export_pipeline
+from .export import export_pipeline, restore_checkpoints
 from .latents import encode_scenes, load_latents, save_latents
 from .recipe import RECIPES, Recipe
 from .train_flow import FlowModel, train_flow
@@ -114,6 +114,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw scenes")
     parser.add_argument("--model", type=Path, default=MODEL_FOLDER, help="where to export to")
+    parser.add_argument(
+        "--restore", type=Path, help="first fill --work with the weights of this exported model"
+    )
     given = parser.parse_args()
     limited = given.minutes is not None or given.steps is not None
     if limited and not given.stage:
@@ -122,6 +125,8 @@ def main() -> None:
     recipe, device = RECIPES[given.preset], torch.device(given.device)
     if limited:
         recipe = limit(recipe, given.stage, given.minutes, given.steps)
+    if given.restore:
+        restore_checkpoints(given.restore, recipe, given.work)
     for stage in [given.stage] if given.stage else stages:
         run_stage(stage, recipe, given.work, device, given.model, given.workers, again=limited)
 

@@ -214,7 +214,8 @@ def train_flow(
     clock = Clock(schedule.minutes, schedule.steps)
     total = 0
     if saved:
-        optimiser.load_state_dict(saved["optimiser"])
+        if saved["optimiser"]:
+            optimiser.load_state_dict(saved["optimiser"])
         average.weights = {name: value.to(device) for name, value in saved["average"].items()}
         average.updates, total = saved["updates"], saved["total"]
         if not again:

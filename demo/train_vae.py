@@ -139,7 +139,8 @@ def train_vae(
     clock, unit, peak = Clock(schedule.minutes, schedule.steps), False, schedule.learning_rate
     if saved:
         vae.load_state_dict(saved["vae"])
-        optimiser.load_state_dict(saved["optimiser"])
+        if saved["optimiser"]:
+            optimiser.load_state_dict(saved["optimiser"])
         unit = saved["unit"]
         if not again:
             clock = Clock(**saved["clock"])

@@ -107,8 +107,9 @@ def page(server: "Server", _browser: Any) -> Iterator[Any]:
     # Otherwise a tutorial covers the canvas.
     server.settings(Comfy__TutorialCompleted=True)
     context = _browser.new_context(viewport={"width": 1600, "height": 1000})
+    context.set_default_timeout(120_000)  # busy machines; nothing here waits without need
     opened = context.new_page()
     opened.goto(server.url)
-    opened.wait_for_function("window.app && window.app.vueAppReady", timeout=60_000)
+    opened.wait_for_function("window.app && window.app.vueAppReady")
     yield opened
     context.close()

@@ -64,7 +64,7 @@ class Server:
 
     PromptError = PromptError
 
-    def __init__(self, comfyui: Path, folder: Path):
+    def __init__(self, comfyui: Path, folder: Path, *options: str):
         self.folder = folder
         self.log_file = folder / "server.log"
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -82,6 +82,7 @@ class Server:
                     *("--listen", "127.0.0.1", "--port", self.url.rpartition(":")[2]),
                     *("--base-directory", str(folder), "--database-url", "sqlite:///:memory:"),
                     *("--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK),
+                    *options,
                 ],
                 cwd=comfyui,
                 # One thread: a tiny prompt takes 0.2 s, on busy cores 3 s with several.
@@ -122,6 +123,10 @@ class Server:
         keys = ("filename", "subfolder", "type")
         file = self._request("GET", "/view", params={key: output[key] for key in keys})
         return np.asarray(Image.open(io.BytesIO(file)))
+
+    def get(self, path: str) -> Any:
+        """What the server answers to a GET: parsed JSON, or the bytes of anything else."""
+        return self._request("GET", path)
 
     def object_info(self) -> dict[str, Any]:
         """Every node class the server knows, with inputs and outputs."""

@@ -1,0 +1,240 @@
+"""Remake the pictures of the README and of ComfyUI's template browser.
+
+    python docs/make_images.py results    docs/images/first_masks.jpg, workflows/first_masks.jpg
+    python docs/make_images.py graphs     docs/images/first_masks_graph.jpg,
+                                          workflows/first_masks_flux_dev.jpg
+
+`results` paints what workflows/first_masks.json paints, with demo/model. It runs in the
+environment that `python run.py demo` makes.
+
+`graphs` takes pictures of the workflows on ComfyUI's page. It runs in ComfyUI's Python with
+playwright at hand; COMFYUI_PATH names ComfyUI, COMFYUI_BROWSER a Chromium.
+"""
+
+import io
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = ROOT / "workflows"
+IMAGES = ROOT / "docs" / "images"
+
+PAPER, INK = (250, 250, 248), (32, 33, 36)
+GAP = 16
+THUMBNAIL = 640
+WIDEST = 1600
+
+
+def save(picture: Image.Image, file: Path, most: int) -> None:
+    """As JPEG of at most so many bytes."""
+    for quality in (92, 88, 84, 80, 75, 70, 60):
+        data = io.BytesIO()
+        picture.convert("RGB").save(data, "JPEG", quality=quality, optimize=True, progressive=True)
+        if data.tell() <= most:
+            break
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data.getvalue())
+    print(f"{file.relative_to(ROOT)}: {picture.size}, {data.tell() // 1000} kB")
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def results() -> None:
+    sys.path.insert(0, str(ROOT))
+    import numpy as np
+
+    from conceptattention_core import render
+    from conceptattention_core.masks import draw
+
+    prompt, picture, maps = paint()
+    small = Image.fromarray(picture)
+    names = [maps.concepts.names[c] for c in maps.concepts.shown]
+    size = picture.shape[:2]
+    heats = [Image.fromarray(heat) for heat in render.heat_maps(maps, 0, size)]
+
+    large = small.resize((512, 512), Image.Resampling.LANCZOS)
+    regions = Image.fromarray(render.overlay(np.asarray(large), maps, 0))
+    save(panorama(large, prompt, regions, dict(zip(names, heats, strict=True))),
+         IMAGES / "first_masks.jpg", 300_000)  # fmt: skip
+
+    (mask,) = draw(maps, names[:1], size=size)[:, 0].numpy()
+    cut_out = np.where(mask[..., None] > 0, picture, chequered(size))
+    tiles = [small, regions.crop((0, 0, 512, 512)), heats[0], Image.fromarray(cut_out)]
+    save(quartet(tiles), WORKFLOWS / "first_masks.jpg", 100_000)
+
+
+def paint() -> tuple[str, Any, Any]:
+    """The prompt, the picture (h w rgb) and the maps of the workflow first_masks."""
+    import numpy as np
+    import torch
+    from diffusers import FluxPipeline
+
+    from conceptattention_core.concepts import parse
+    from conceptattention_core.hosts.diffusers.families import find
+    from conceptattention_core.hosts.diffusers.patch import record
+    from conceptattention_core.maps import reduce
+    from conceptattention_core.recording import RecordSpec
+
+    nodes = json.loads((WORKFLOWS / "api" / "first_masks.json").read_text(encoding="utf-8"))
+    inputs = {node["class_type"]: node["inputs"] for node in nodes.values()}
+    sampler, empty = inputs["KSampler"], inputs["EmptySD3LatentImage"]
+    prompt, negative = (
+        nodes[sampler[name][0]]["inputs"]["text"] for name in ("positive", "negative")
+    )
+    pipe = FluxPipeline.from_pretrained(ROOT / "demo" / "model", torch_dtype=torch.float32)
+    length = find(pipe).text_length(pipe)
+    spec = RecordSpec(parse(inputs["ConceptAttentionRecord"]["concepts"]))
+    with record(pipe, spec, max_sequence_length=length) as listener:
+        (image,) = pipe(
+            prompt,
+            negative_prompt=negative,
+            true_cfg_scale=sampler["cfg"],
+            guidance_scale=0.0,
+            num_inference_steps=sampler["steps"],
+            height=empty["height"],
+            width=empty["width"],
+            generator=torch.Generator().manual_seed(sampler["seed"]),  # KSampler's noise
+            max_sequence_length=length,
+        ).images
+    return prompt, np.asarray(image), reduce(listener.recording())
+
+
+def panorama(
+    picture: Image.Image, prompt: str, regions: Image.Image, heats: dict[str, Image.Image]
+) -> Image.Image:
+    """The picture over its prompt, the regions over their legend, and one heat map per word."""
+    columns = 2
+    rows = -(-len(heats) // columns)
+    line = 22
+    edge = (regions.height - (rows - 1) * GAP) // rows - line
+    width = picture.width + regions.width + columns * edge + (3 + columns) * GAP
+    sheet = Image.new("RGB", (width, regions.height + 2 * GAP), PAPER)
+    sheet.paste(picture, (GAP, GAP))
+    write(sheet, prompt, GAP, 2 * GAP + picture.height - 4, picture.width)
+    sheet.paste(regions, (2 * GAP + picture.width, GAP))
+    left = 3 * GAP + picture.width + regions.width
+    for i, (name, heat) in enumerate(heats.items()):
+        x, y = left + i % columns * (edge + GAP), GAP + i // columns * (line + edge + GAP)
+        write(sheet, name, x, y, edge)
+        sheet.paste(heat.resize((edge, edge), Image.Resampling.LANCZOS), (x, y + line))
+    assert sheet.width <= WIDEST
+    return sheet
+
+
+def write(sheet: Image.Image, text: str, x: int, y: int, width: int) -> None:
+    """Text in as many lines as it takes."""
+    from conceptattention_core.render import font
+
+    letters = font(text, 16)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if letters.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    ImageDraw.Draw(sheet).multiline_text((x, y), "\n".join(lines), INK, letters, spacing=5)
+
+
+def quartet(tiles: list[Image.Image]) -> Image.Image:
+    """Four square pictures in a square."""
+    edge = (THUMBNAIL - 4) // 2
+    square = Image.new("RGB", (THUMBNAIL, THUMBNAIL), PAPER)
+    for i, tile in enumerate(tiles):
+        at = (i % 2 * (edge + 4), i // 2 * (edge + 4))
+        square.paste(tile.resize((edge, edge), Image.Resampling.LANCZOS), at)
+    return square
+
+
+def chequered(size: tuple[int, int]) -> Any:
+    """What shows through where a picture is cut out, h w rgb."""
+    import numpy as np
+
+    y, x = np.mgrid[: size[0], : size[1]] // 8
+    grey = np.where((y + x) % 2, 214, 242).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+# --- graphs ---------------------------------------------------------------------------------------
+
+QUIET = {"Comfy__TutorialCompleted": True, "Comfy__Minimap__Visible": False}
+FRAME = """(left) => {
+    const groups = left ? app.graph.groups.slice(0, 1) : app.graph.groups;
+    const edges = groups.map(({pos: [x, y], size: [w, h]}) => [x, y, x + w, y + h]);
+    const [x, y] = [0, 1].map(i => Math.min(...edges.map(edge => edge[i])));
+    const [right, bottom] = [2, 3].map(i => Math.max(...edges.map(edge => edge[i])));
+    const {scale, offset} = app.canvas.ds;
+    const canvas = document.querySelector("#graph-canvas").getBoundingClientRect();
+    return {
+        x: canvas.x + (x + offset[0]) * scale, y: canvas.y + (y + offset[1]) * scale,
+        width: (right - x) * scale, height: (bottom - y) * scale,
+    };
+}"""
+
+
+def graphs() -> None:
+    sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
+    from browser import command, drop, press_run, wait_for_pictures
+    from playwright.sync_api import sync_playwright
+    from server import Server
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as engine:
+        server = Server(Path(os.environ["COMFYUI_PATH"]), Path(folder) / "base")
+        try:
+            server.settings(**QUIET)
+            pretend_models(Path(folder) / "base" / "models")
+            browser = engine.chromium.launch(
+                executable_path=os.environ["COMFYUI_BROWSER"], args=["--headless", "--no-sandbox"]
+            )
+            page = browser.new_page(viewport={"width": 2880, "height": 1500})
+            page.goto(server.url)
+            page.wait_for_function("window.app && window.app.vueAppReady", timeout=120_000)
+
+            drop(page, WORKFLOWS / "first_masks.json")
+            press_run(page)
+            shown = {"The picture": 1, "Concept Overlay: regions": 1,
+                     "Concept Overlay: heat maps": 1, "One mask per word": 6}  # fmt: skip
+            wait_for_pictures(page, shown)
+            save(shot(page, WIDEST), IMAGES / "first_masks_graph.jpg", 300_000)
+
+            drop(page, WORKFLOWS / "first_masks_flux_dev.json")
+            page.wait_for_timeout(3000)
+            command(page, "Comfy.Canvas.FitView")
+            thumbnail = shot(page, THUMBNAIL, left=True)
+            save(thumbnail, WORKFLOWS / "first_masks_flux_dev.jpg", 100_000)
+            browser.close()
+        finally:
+            server.stop()
+
+
+def pretend_models(models: Path) -> None:
+    """Empty files under the names that workflows load, or their nodes are framed in red."""
+    for file in WORKFLOWS.glob("*.json"):
+        for node in json.loads(file.read_text(encoding="utf-8"))["nodes"]:
+            for model in node["properties"].get("models", []):
+                (models / model["directory"]).mkdir(parents=True, exist_ok=True)
+                (models / model["directory"] / model["name"]).touch()
+
+
+def shot(page: Any, width: int, left: bool = False) -> Image.Image:
+    """The graph, or its leftmost group, without the page around it."""
+    page.wait_for_timeout(3000)  # the view glides to its place, tool bars settle
+    page.mouse.move(5, 700)
+    data = page.screenshot(clip=page.evaluate(FRAME, left))
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    height = round(picture.height * width / picture.width)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+if __name__ == "__main__":
+    commands = {"results": results, "graphs": graphs}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        sys.exit(__doc__)
+    commands[sys.argv[1]]()

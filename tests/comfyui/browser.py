@@ -1,0 +1,66 @@
+"""What a user does on ComfyUI's page, for playwright's Page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+DROP = """([name, text]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([text], name, {type: "application/json"}));
+    const canvas = document.querySelector("#graph-canvas");
+    for (const type of ["dragenter", "dragover", "drop"]) {
+        const at = {clientX: 600, clientY: 400, bubbles: true, cancelable: true};
+        canvas.dispatchEvent(new DragEvent(type, {dataTransfer: data, ...at}));
+    }
+}"""
+KINDS = "app.graph.nodes.map(node => node.type).join()"
+# Older pages have a group of buttons under this name, newer ones the button itself.
+RUN = 'button[data-testid="queue-button"], [data-testid="queue-button"] button'
+
+
+def drop(page: Any, workflow: Path) -> None:
+    """Let a workflow fall onto the canvas and wait until its nodes stand there."""
+    page.evaluate(DROP, [workflow.name, workflow.read_text(encoding="utf-8")])
+    wait_for_nodes(page, workflow)
+
+
+def wait_for_nodes(page: Any, workflow: Path) -> None:
+    kinds = [node["type"] for node in json.loads(workflow.read_text(encoding="utf-8"))["nodes"]]
+    page.wait_for_function(f"{KINDS} === '{','.join(kinds)}'")
+
+
+def command(page: Any, name: str) -> None:
+    page.evaluate(f"app.extensionManager.command.execute('{name}')")
+
+
+def press_run(page: Any) -> None:
+    page.locator(RUN).first.click()
+
+
+def wait_for_pictures(page: Any, counts: dict[str, int]) -> None:
+    """Until each node, by title, shows as many pictures; then all of the graph is in view."""
+    page.wait_for_function(
+        """counts => {
+            // Nodes load their pictures when they are in view.
+            app.extensionManager.command.execute("Comfy.Canvas.FitView");
+            return Object.entries(counts).every(([title, count]) => {
+                const node = app.graph.nodes.find(node => node.title === title);
+                return node.imgs?.length === count && node.imgs.every(one => one.complete);
+            });
+        }""",
+        arg=counts,
+        polling=1000,
+    )
+
+
+def open_help(page: Any, kind: str) -> None:
+    """Select a node and press its button for help."""
+    page.wait_for_function(
+        """kind => {
+            app.canvas.selectNode(app.graph.nodes.find(node => node.type === kind));
+            return document.querySelector('[data-testid="info-button"]');
+        }""",
+        arg=kind,
+        polling=1000,
+    )
+    page.get_by_test_id("info-button").click()

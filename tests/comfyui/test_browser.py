@@ -1,0 +1,68 @@
+"""The pack as its users meet it: on ComfyUI's page, in a browser."""
+
+import json
+
+from .browser import command, drop, open_help, press_run, wait_for_nodes, wait_for_pictures
+from .graphs import WORKFLOWS
+
+FIRST = WORKFLOWS / "first_masks.json"
+SHOWN = {
+    "The picture": 1,
+    "Concept Overlay: regions": 1,
+    "Concept Overlay: heat maps": 1,
+    "One mask per word": 6,
+}
+RED = """app.graph.nodes
+    .filter(node => node.has_errors || !(node.type in LiteGraph.registered_node_types))
+    .map(node => node.type)"""
+SIZES = """app.graph.nodes.find(node => node.title === "One mask per word")
+    .imgs.map(one => [one.naturalWidth, one.naturalHeight])"""
+
+
+def graph_of(prompt: dict) -> dict:
+    """A prompt without what the page adds for people."""
+    return {name: [node["class_type"], node["inputs"]] for name, node in prompt.items()}
+
+
+def test_a_dropped_workflow_shows_its_picture_and_masks(page):
+    drop(page, FIRST)
+    assert page.evaluate(RED) == []
+    sent = page.evaluate("app.graphToPrompt().then(prompt => prompt.output)")
+    api = json.loads((FIRST.parent / "api" / FIRST.name).read_text(encoding="utf-8"))
+    assert graph_of(sent) == graph_of(api)
+
+    press_run(page)
+    wait_for_pictures(page, SHOWN)
+    assert page.evaluate(SIZES) == [[256, 256]] * 6
+    assert page.evaluate(RED) == []
+
+
+def test_the_template_browser_opens_it_and_a_node_explains_itself(page):
+    command(page, "Comfy.BrowseTemplates")
+    page.get_by_text("conceptattention", exact=True).last.click()
+    template = page.get_by_test_id("template-workflow-first_masks")
+    template.wait_for()
+    assert page.get_by_test_id("template-workflow-first_masks_flux_dev").is_visible()
+    thumbnail = template.locator("img").first
+    # Ours; the page has a drawing of another size for templates without one.
+    page.wait_for_function("image => image.naturalWidth === 640", arg=thumbnail.element_handle())
+    thumbnail.click()
+    wait_for_nodes(page, FIRST)
+
+    open_help(page, "ConceptAttentionRecord")
+    help_page = page.get_by_text("Put it between the model loader and the sampler")
+    help_page.wait_for()
+    assert help_page.is_visible()
+
+
+def test_every_node_has_a_help_page(server):
+    ours = {
+        name: info["display_name"]
+        for name, info in server.object_info().items()
+        if info["python_module"] == "custom_nodes.conceptattention"
+    }
+    assert len(ours) >= 6
+    for name, title in ours.items():
+        text = server.get(f"/extensions/conceptattention/docs/{name}.md").decode()
+        assert text.startswith(f"# {title}\n")
+        assert len(text) > 200

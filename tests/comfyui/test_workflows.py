@@ -1,0 +1,454 @@
+"""The workflows of the pack and the graphs that users build from it, on a real server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from .graphs import (
+    WORDS,
+    WORKFLOWS,
+    changed,
+    maps,
+    masks,
+    masks_of,
+    node,
+    painting,
+    picked,
+    pictures,
+    recorded,
+    unrecorded,
+)
+
+FILES = sorted(WORKFLOWS.glob("*.json"))
+NOTES = {"MarkdownNote", "Note"}  # live on the page alone; the server does not know them
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+
+each_workflow = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def twin(file: Path) -> dict[str, Any]:
+    """The same workflow in API format."""
+    return read(file.parent / "api" / file.name)
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def known(server) -> dict[str, Any]:
+    """object_info of a server that has every model file which a workflow says it needs."""
+    for file in FILES:
+        for wanted in read(file)["nodes"]:
+            for model in wanted["properties"].get("models", []):
+                folder = server.folder / "models" / model["directory"]
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / model["name"]).touch()
+    return server.object_info()
+
+
+def inputs_of(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Type and options of every input of a node class, in order."""
+    declared = [*info["input"].get("required", {}).items()]
+    declared += info["input"].get("optional", {}).items()
+    return {name: (spec[0], spec[1] if len(spec) > 1 else {}) for name, spec in declared}
+
+
+def choices(kind: Any, options: dict[str, Any]) -> list[Any] | None:
+    """What a combo accepts: older nodes put the list in place of the type."""
+    return kind if isinstance(kind, list) else options.get("options")
+
+
+def is_widget(kind: Any) -> bool:
+    return isinstance(kind, list) or kind in WIDGETS
+
+
+def widget_values(shown: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    values = iter(shown["widgets_values"])
+    named = {}
+    for name, (kind, options) in inputs_of(info).items():
+        if is_widget(kind):
+            named[name] = next(values)
+            if options.get("control_after_generate"):
+                next(values)  # the page's own: fixed, increment, randomize
+    assert list(values) == [], f"{shown['type']} has more values than widgets"
+    return named
+
+
+def to_api(workflow: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """What the page makes of a workflow when Run is pressed."""
+    sources = {link: [str(node), slot] for link, node, slot, *_ in workflow["links"]}
+    prompt = {}
+    for shown in workflow["nodes"]:
+        if shown["type"] not in NOTES:
+            inputs = widget_values(shown, known[shown["type"]])
+            for slot in shown["inputs"]:
+                if slot["link"] is not None:
+                    inputs[slot["name"]] = sources[slot["link"]]
+            prompt[str(shown["id"])] = {"class_type": shown["type"], "inputs": inputs}
+    return prompt
+
+
+def test_there_are_workflows():
+    assert {"first_masks", "first_masks_flux_dev"} <= {file.stem for file in FILES}
+    assert {file.name for file in FILES} == {f.name for f in (WORKFLOWS / "api").glob("*.json")}
+
+
+@each_workflow
+def test_nodes_inputs_and_values_are_accepted(known, file):
+    for shown in read(file)["nodes"]:
+        if shown["type"] in NOTES:
+            continue
+        assert shown["type"] in known
+        declared = inputs_of(known[shown["type"]])
+        assert {slot["name"] for slot in shown["inputs"]} <= set(declared)
+        for name, value in widget_values(shown, known[shown["type"]]).items():
+            kind, options = declared[name]
+            allowed = choices(kind, options)
+            if allowed is not None:
+                assert value in allowed, f"{shown['type']}: {name}"
+            else:
+                expected = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
+                assert isinstance(value, expected[kind]), f"{shown['type']}: {name}"
+                if kind in ("INT", "FLOAT"):
+                    assert options["min"] <= value <= options["max"], f"{shown['type']}: {name}"
+
+
+@each_workflow
+def test_links_fit_at_both_ends(known, file):
+    workflow = read(file)
+    nodes = {shown["id"]: shown for shown in workflow["nodes"]}
+    assert len(nodes) == len(workflow["nodes"])
+    assert max(nodes) <= workflow["last_node_id"]
+    leaving = {(n, s): set(out["links"] or []) for n, s, out in slots(nodes, "outputs")}
+    arriving = {(n, s): slot for n, s, slot in slots(nodes, "inputs") if slot["link"] is not None}
+    for link, source, out, target, into, kind in workflow["links"]:
+        assert link <= workflow["last_link_id"]
+        leaving[source, out].remove(link)
+        slot = arriving.pop((target, into))
+        assert slot["link"] == link
+        assert known[nodes[source]["type"]]["output"][out] == kind
+        assert inputs_of(known[nodes[target]["type"]])[slot["name"]][0] == kind
+    assert (any(leaving.values()), arriving) == (False, {}), "a slot names a link that is not there"
+
+
+def slots(nodes: dict[int, dict[str, Any]], side: str):
+    return ((n, s, slot) for n, shown in nodes.items() for s, slot in enumerate(shown[side]))
+
+
+@each_workflow
+def test_the_api_twin_is_the_same_graph(known, file):
+    without_titles = {
+        name: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        for name, node in twin(file).items()
+    }
+    assert to_api(read(file), known) == without_titles
+
+
+@each_workflow
+def test_the_template_browser_shows_it_with_a_picture(server, file):
+    offered = server.get("/api/workflow_templates")
+    assert file.stem in offered["conceptattention"]
+    place = f"/api/workflow_templates/conceptattention/{file.stem}"
+    assert server.get(f"{place}.json") == read(file)
+    picture = server.get(f"{place}.jpg")
+    assert picture == file.with_suffix(".jpg").read_bytes()
+    assert len(picture) < 100_000
+    with Image.open(file.with_suffix(".jpg")) as thumbnail:
+        assert (thumbnail.format, thumbnail.width) == ("JPEG", 640)
+
+
+# --- what they make -------------------------------------------------------------------------------
+
+LOADERS = {"UNETLoader": 0, "DualCLIPLoader": 1, "VAELoader": 2}  # by the demo node's outputs
+
+
+def with_demo_model(prompt: dict[str, Any]) -> dict[str, Any]:
+    """A workflow of the large models, tried with the small one: its loaders are replaced by the
+    demo node, and the size and the number of steps reduced. All else stays."""
+    kinds = {name: one["class_type"] for name, one in prompt.items()}
+    outputs = {name: LOADERS[kind] for name, kind in kinds.items() if kind in LOADERS}
+    if not outputs:
+        return prompt
+    small = {"width": 256, "height": 256, "steps": 4}
+    replaced = {"demo": node("ConceptAttentionDemoModel")}
+    for name, one in prompt.items():
+        if name not in outputs:
+            inputs = dict(one["inputs"])
+            for key, value in inputs.items():
+                if isinstance(value, int):
+                    inputs[key] = small.get(key, value)
+                elif isinstance(value, list) and value[0] in outputs:
+                    inputs[key] = ["demo", outputs[value[0]]]
+            replaced[name] = node(one["class_type"], **inputs)
+    return replaced
+
+
+@each_workflow
+def test_it_paints_and_masks_every_word(server, file):
+    prompt = with_demo_model(twin(file))
+    ids = {one["class_type"]: name for name, one in prompt.items()}
+    views = [n for n, one in prompt.items() if one["class_type"] == "ConceptAttentionOverlay"]
+    prompt["names"] = node("PreviewAny", source=[ids["ConceptAttentionMasks"], 1])
+    lines = prompt[ids["ConceptAttentionRecord"]]["inputs"]["concepts"].splitlines()
+    words = [line.partition(":")[0].strip() for line in lines]
+
+    result = server.queue(prompt)
+    (picture,) = pictures(server, result, ids["SaveImage"])
+    assert picture.shape == (256, 256, 3)
+    assert list(result.outputs["names"]["text"]) == words
+    drawn = masks(server, result, ids["PreviewImage"])
+    assert drawn.shape == (len(words), 256, 256)
+    assert set(np.unique(drawn)) == {0, 255}
+    for name in views:
+        (view,) = pictures(server, result, name)
+        if prompt[name]["inputs"]["view"] == "regions":
+            assert view.shape[1] == 256, "as wide as the picture"
+        assert view.shape[0] > 256, "and taller, because of the legend"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"batch": 3}, {"cfg": 1.0}, {"size": (264, 200)}],
+    ids=["plain", "batch", "cfg 1", "264 x 200"],
+)
+def test_recording_changes_no_pixel(server, settings):
+    graph = painting(**settings)
+    listened = server.queue(graph)
+    alone = server.queue(unrecorded(graph))
+    assert "sampler" in alone.executed
+    heard, plain = (np.stack(pictures(server, run, "picture")) for run in (listened, alone))
+    assert np.ptp(plain) > 50, "a picture, not a plain colour"
+    assert (heard == plain).all()
+
+    width, height = settings.get("size", (128, 128))
+    batch = settings.get("batch", 1)
+    assert plain.shape == (batch, height, width, 3)
+    assert masks(server, listened).shape == (3 * batch, height, width)
+
+
+def test_a_batch_has_masks_of_its_own_for_each_picture(server):
+    result = server.queue(painting(batch=3))
+    by_word = masks(server, result).reshape(3, 3, 128, 128)
+    seen = {by_word[:, picture].tobytes() for picture in range(3)}
+    assert len(seen) == 3
+
+
+def test_soft_masks_reach_both_ends_exactly(server):
+    graph = changed(painting(), masks={"soft": True, "keep_absent": True})
+    soft = masks(server, server.queue(graph))
+    assert soft.min(axis=(1, 2)).tolist() == [0] * 3
+    assert soft.max(axis=(1, 2)).tolist() == [255] * 3
+    assert len(np.unique(soft)) > 50
+
+
+# --- what users do with masks ---------------------------------------------------------------------
+
+
+def latent(server, result, name: str) -> np.ndarray:
+    """What a SaveLatent node wrote, b c y x."""
+    (saved,) = result.outputs[name]["latents"]
+    return load_file(server.folder / "output" / saved["subfolder"] / saved["filename"])[
+        "latent_tensor"
+    ]
+
+
+def touched(mask: np.ndarray) -> np.ndarray:
+    """The latent pixels (y x) over which a mask h w has any part."""
+    height, width = mask.shape
+    return mask.reshape(height // 8, 8, width // 8, 8).max(axis=(1, 3)) > 0
+
+
+def again(graph: dict[str, Any], start: list, **inputs: Any) -> dict[str, Any]:
+    """A second KSampler over what a first one made."""
+    settings = {**graph["sampler"]["inputs"], "latent_image": start, "seed": 9, **inputs}
+    return node("KSampler", **settings)
+
+
+def saved(source: list) -> dict[str, Any]:
+    return node("SaveLatent", samples=source, filename_prefix="latents/test")
+
+
+def with_mask(graph: dict[str, Any], word: str = "water") -> dict[str, Any]:
+    return {
+        **graph,
+        "pick": picked(word),
+        "convert": node("MaskToImage", mask=["pick", 0]),
+    }
+
+
+def test_set_latent_noise_mask_keeps_what_lies_outside(server):
+    graph = with_mask(painting())
+    graph["limit"] = node("SetLatentNoiseMask", samples=["sampler", 0], mask=["pick", 0])
+    graph["again"] = again(graph, ["limit", 0])
+    graph["before"], graph["after"] = saved(["sampler", 0]), saved(["again", 0])
+    result = server.queue(graph)
+    (mask,) = masks(server, result)
+    change = np.abs(latent(server, result, "after") - latent(server, result, "before"))[0].max(0)
+    inside = touched(mask)
+    assert change[~inside].max() < 1e-5
+    assert np.median(change[inside]) > 0.1
+    assert 0.2 < inside.mean() < 0.9
+
+
+def test_inpaint_model_conditioning_takes_the_mask(server):
+    graph = with_mask(painting())
+    graph["inpaint"] = node(
+        "InpaintModelConditioning",
+        positive=["prompt", 0],
+        negative=["negative", 0],
+        vae=["demo", 2],
+        pixels=["decode", 0],
+        mask=["pick", 0],
+        noise_mask=True,
+    )
+    conditions = {"positive": ["inpaint", 0], "negative": ["inpaint", 1]}
+    graph["again"] = again(graph, ["inpaint", 2], **conditions)
+    graph["before"], graph["after"] = saved(["inpaint", 2]), saved(["again", 0])
+    graph |= masks_of(["again", 0], "second ")
+    result = server.queue(graph)
+    (mask,) = masks(server, result)
+    change = np.abs(latent(server, result, "after") - latent(server, result, "before"))[0].max(0)
+    assert change[~touched(mask)].max() < 1e-5
+    assert np.median(change[touched(mask)]) > 0.1
+    assert masks(server, result, "second shown").shape == (3, 128, 128)
+
+
+def test_image_composite_masked_pastes_exactly_the_mask(server):
+    graph = with_mask(painting())
+    graph["paint"] = node("EmptyImage", width=128, height=128, batch_size=1, color=0xFF0000)
+    graph["paste"] = node(
+        "ImageCompositeMasked",
+        destination=["decode", 0],
+        source=["paint", 0],
+        mask=["pick", 0],
+        x=0,
+        y=0,
+        resize_source=False,
+    )
+    graph["pasted"] = node("PreviewImage", images=["paste", 0])
+    result = server.queue(graph)
+    (mask,), (picture,) = masks(server, result), pictures(server, result, "picture")
+    (pasted,) = pictures(server, result, "pasted")
+    assert mask.any() and not mask.all()
+    assert (pasted == np.where(mask[..., None] > 0, [255, 0, 0], picture)).all()
+
+
+def test_invert_gives_the_rest(server):
+    graph = with_mask(painting())
+    (inside,) = masks(server, server.queue(graph))
+    (outside,) = masks(server, server.queue(changed(graph, pick={"invert": True})))
+    assert (inside + outside == 255).all()
+
+
+# --- any sampler node -----------------------------------------------------------------------------
+
+
+def test_both_stages_of_ksampler_advanced_have_maps(server):
+    graph = painting(steps=4)
+    settings = graph.pop("sampler")["inputs"]
+    del settings["denoise"]
+    settings["noise_seed"] = settings.pop("seed")
+    graph["sampler"] = node("KSamplerAdvanced", **{
+        **settings, "add_noise": "enable", "start_at_step": 0, "end_at_step": 2,
+        "return_with_leftover_noise": "enable",
+    })  # fmt: skip
+    graph["second"] = node("KSamplerAdvanced", **{
+        **settings, "add_noise": "disable", "start_at_step": 2, "end_at_step": 10000,
+        "return_with_leftover_noise": "disable", "latent_image": ["sampler", 0],
+    })  # fmt: skip
+    graph |= masks_of(["second", 0], "second ")
+    graph = changed(graph, decode={"samples": ["second", 0]})
+    for name in ("masks", "second masks"):
+        graph[name]["inputs"]["keep_absent"] = True
+    result = server.queue(graph)
+    first, second = masks(server, result), masks(server, result, "second shown")
+    assert first.shape == second.shape == (3, 128, 128)
+    assert set(np.unique(first)) == set(np.unique(second)) == {0, 255}
+    assert (first != second).any(), "each stage has a recording of its own"
+
+
+def test_both_outputs_of_sampler_custom_advanced_have_maps(server):
+    graph = painting()
+    settings = graph["sampler"]["inputs"]
+    conditions = {key: settings[key] for key in ("model", "positive", "negative", "cfg")}
+    graph["guider"] = node("CFGGuider", **conditions)
+    graph["noise"] = node("RandomNoise", noise_seed=settings["seed"])
+    graph["euler"] = node("KSamplerSelect", sampler_name="euler")
+    graph["sigmas"] = node(
+        "BasicScheduler", model=["record", 0], scheduler="simple", steps=3, denoise=1.0
+    )
+    graph["sampler"] = node(
+        "SamplerCustomAdvanced",
+        noise=["noise", 0],
+        guider=["guider", 0],
+        sampler=["euler", 0],
+        sigmas=["sigmas", 0],
+        latent_image=["empty", 0],
+    )
+    graph |= masks_of(["sampler", 1], "denoised ")
+    result = server.queue(graph)
+    drawn = masks(server, result)
+    assert drawn.shape == (3, 128, 128) and drawn.any()
+    assert (masks(server, result, "denoised shown") == drawn).all()
+    assert (masks(server, server.queue(painting())) == drawn).all(), "as KSampler with this seed"
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+NEVER_RECORDED = (
+    "No concepts were recorded for this latent. Connect the LATENT that comes straight from a "
+    "sampler whose MODEL went through Record Concepts; if it did, its recording was dropped to "
+    "save memory: run the sampler again, with another seed if it is cached."
+)
+
+
+def message(server, graph: dict[str, Any], at: str) -> str:
+    result = server.queue(graph, check=False)
+    assert result.error_node == at
+    return result.error.strip()
+
+
+def test_a_latent_that_was_never_recorded(server):
+    graph = {**painting(), "maps": maps(["empty", 0])}
+    assert message(server, graph, "maps") == NEVER_RECORDED
+
+
+def test_a_latent_of_the_model_before_record(server):
+    graph = changed(painting(seed=77), sampler={"model": ["demo", 0]})
+    assert message(server, graph, "maps") == NEVER_RECORDED
+
+
+def test_an_unknown_name(server):
+    graph = {**painting(), "pick": picked("dragon")}
+    graph["convert"] = node("MaskToImage", mask=["pick", 0])
+    expected = f"There is no concept named 'dragon'. Recorded: {WORDS}."
+    assert message(server, graph, "pick") == expected
+
+
+def test_no_concepts(server):
+    graph = {**painting(), "record": recorded(" \n ")}
+    assert message(server, graph, "record") == (
+        "No concepts were given. Write one per line or comma-separated, for example "
+        "'balloon, sun, lake: calm water'."
+    )
+
+
+def test_a_model_without_record(server):
+    graph = painting()
+    graph["maps"]["inputs"]["model"] = ["demo", 0]
+    expected = "This MODEL did not go through Record Concepts."
+    assert message(server, graph, "maps") == expected
+
+
+def test_steps_that_were_not_sampled(server):
+    graph = changed(painting(), maps={"steps": "7-9"})
+    assert message(server, graph, "maps") == "Asked for steps '7-9', but there are 3: 0 to 2."
