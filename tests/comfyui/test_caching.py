@@ -100,13 +100,13 @@ def test_masks_after_memory_was_freed(server, graph, first):
 
 
 def test_an_interrupted_run_leaves_nothing_behind(server):
-    graph = painting(seed=4002, steps=6)
+    graph = painting(seed=4002, steps=20)  # so many that there is time to interrupt
 
-    def stop_at_the_third_step(kind, data):
-        if kind == "progress" and data["node"] == "sampler" and data["value"] == 3:
+    def stop_after_the_first_step(kind, data):
+        if kind == "progress" and data["node"] == "sampler" and data["value"] == 1:
             server.interrupt()
 
-    stopped = server.queue(graph, check=False, on_message=stop_at_the_third_step)
+    stopped = server.queue(graph, check=False, on_message=stop_after_the_first_step)
     assert (stopped.error, stopped.error_node) == ("interrupted", "sampler")
 
     result = server.queue(graph)
