@@ -26,7 +26,6 @@ from .thresholds import THRESHOLDS
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import DiffusionPipeline
 
 PROGRAM = "python -m conceptattention_core"
 DEFAULTS = "conceptattention.json"
@@ -324,7 +323,7 @@ def _place(device: str, dtype: str) -> "tuple[str, torch.dtype]":
     return device, getattr(torch, dtype)
 
 
-def _load(model: str, device: str, dtype: "torch.dtype") -> "DiffusionPipeline":
+def _load(model: str, device: str, dtype: "torch.dtype") -> Any:
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():

@@ -111,14 +111,16 @@ class Recorder:
         """
         stacked = torch.stack(list(scores), dim=1).float().cpu()
         forward = rearrange(stacked, "b block c (y x) -> b block c y x", y=self.grid.y)
-        if self._scores is None:
+        kept = self._scores
+        if kept is None:
             affordable = self.spec.budget_mib * 2**20 // forward.nbytes
             slots = max(1, min(self.steps, affordable))
-            self._scores = forward.new_zeros(len(forward), slots, *forward.shape[1:])
+            kept = forward.new_zeros(len(forward), slots, *forward.shape[1:])
+            self._scores = kept
             self._heard = [[] for _ in range(slots)]
         slot = step * len(self._heard) // self.steps
         self._heard[slot].append(step)
-        mean = self._scores[:, slot]
+        mean = kept[:, slot]
         mean += (forward - mean) / len(self._heard[slot])
 
     def finish(self) -> Recording:

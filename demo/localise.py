@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ def labels_of(picture: Scene, patch: int) -> tuple[np.ndarray, np.ndarray, tuple
 
 def measure(
     pipe: FluxPipeline, scenes: int, size: int, t: float, tokens: str = "all"
-) -> dict[str, dict[str, object]]:
+) -> dict[str, dict[str, Any]]:
     """Figures of every variant, and of every single block for the first one."""
     grid_scores = {name: Score() for name in VARIANTS}
     pixel_scores = {name: Score() for name in VARIANTS}
@@ -165,7 +166,9 @@ def table(figures: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Measure whether the demo model knows where its words are."
+    )
     parser.add_argument("--model", type=Path, default=Path("demo/model"))
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--size", type=int, default=256, help="pixels a side")

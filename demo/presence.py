@@ -115,7 +115,9 @@ def write_table(scores: list[Score], title: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Measure whether the demo model draws what a prompt asks for."
+    )
     parser.add_argument("--model", type=Path, default=MODEL_FOLDER)
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--pixels", type=int, default=256)

@@ -23,14 +23,14 @@ from .scenes import WORDS
 from .train_vae import to_pixels
 
 WEIGHTS = Path(__file__).with_name("recogniser.safetensors")
-PIXELS = 128
+PIXELS = 64  # enough to tell the words apart, and quick
 TRAINING_SEED = 5_000_000
 
 
 class Recogniser(nn.Module):
     """Pictures (b 3 h w in -1..1, any size) to one logit per word (b w)."""
 
-    def __init__(self, widths: tuple[int, ...] = (24, 40, 64, 96)):
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 96, 128)):
         super().__init__()
         layers, before = [], 3
         for width in widths:
@@ -101,7 +101,9 @@ def load_recogniser(path: Path = WEIGHTS) -> Recogniser:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Train the network that says which words a picture shows."
+    )
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--pictures", type=int, default=6000)
     parser.add_argument("--workers", type=int, default=2)

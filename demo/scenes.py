@@ -98,7 +98,8 @@ class Layout:
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
     """Blend two colours; share 0 gives a, 1 gives b."""
-    return tuple((1 - share) * p + share * q for p, q in zip(a, b))
+    red, green, blue = ((1 - share) * p + share * q for p, q in zip(a, b))
+    return red, green, blue
 
 
 def lighten(colour: RGB, share: float) -> RGB:
@@ -641,7 +642,8 @@ def paint(canvas: np.ndarray, labels: np.ndarray, shape: Shape, word: int) -> No
         return
     mask, box = filled
     blend = ramp(mask.shape[1 - shape.axis])[:, None]
-    gradient = (1 - blend) * np.float32(shape.start) + blend * np.float32(shape.stop)
+    start, stop = (np.asarray(colour, np.float32) for colour in (shape.start, shape.stop))
+    gradient = (1 - blend) * start + blend * stop
     gradient = np.broadcast_to(
         gradient[None] if shape.axis == 0 else gradient[:, None], (*mask.shape, 3)
     )

@@ -103,7 +103,7 @@ def limit(recipe: Recipe, stage: str, minutes: float | None, steps: int | None) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Train the demo model.")
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints and logs")
     parser.add_argument("--preset", choices=RECIPES, default="cpu")
     stages = list_stages(RECIPES["cpu"])

@@ -16,8 +16,10 @@ from .flux import Flux
 class Ride(Protocol):
     """Concepts on their way through one forward of a model."""
 
-    concepts: Tensor
-    """The stream as it enters block 0, `b t (head d)`."""
+    @property
+    def concepts(self) -> Tensor:
+        """The stream as it enters block 0, `b t (head d)`."""
+        ...
 
     def block(self, index: int) -> JointBlock: ...
 

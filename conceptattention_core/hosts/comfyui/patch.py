@@ -191,7 +191,8 @@ class Forward:
         self.run, self.batch, self.chunks, self.conds = run, batch, chunks, conds
         self.size = run.latent_shape[0]
         self.ride: Ride | None = None
-        self.concepts = self.mean = None
+        self.concepts: Tensor | None = None
+        self.mean = run.tour.mean
         self.at = 0  # the next block
         self.scores: list[Tensor] = []  # b c p for each scored block
 
@@ -203,23 +204,24 @@ class Forward:
             conds = {name: self._positive(value) for name, value in self.conds.items()}
             self.ride = tour.family.enter(self.run.network, tour.rows, own, conds)
             self.concepts = self.ride.concepts
-            self.mean = tour.mean.to(self.concepts)
+            self.mean = self.mean.to(self.concepts)
         return self.ride is not None and index == self.at
 
     def step(self, index: int, text: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
         """Take one block, given its joint attention, text before image, `b head n d`."""
-        if index != self.at:
+        ride, concepts = self.ride, self.concepts
+        if index != self.at or ride is None or concepts is None:
             return
         patches = slice(text, text + self.run.grid.y * self.run.grid.x)  # references come after
         image = Vectors(
             keys=self._positive(k)[:, :, patches],
             values=self._positive(v)[:, :, patches],
             outputs=self._positive(out)[:, patches],
-            unplaced_queries=lambda: self.ride.unplaced(self._positive(q)[:, :, patches], patches),
+            unplaced_queries=lambda: ride.unplaced(self._positive(q)[:, :, patches], patches),
         )
         tour = self.run.tour
         self.concepts, scores = step(
-            self.ride.block(index), self.concepts, image, self.mean, tour.spec.method
+            ride.block(index), concepts, image, self.mean, tour.spec.method
         )
         if index in tour.blocks:
             self.scores.append(

@@ -97,19 +97,20 @@ class Store:
 
         `spec` tells recordings of one and the same picture apart; without it the newest counts.
         """
-        matches = [self._match(Sketch.of(item), spec) for item in latent]
-        heard = [entry.heard for entry in matches]
-        for one in heard:
-            if isinstance(one, Silence):
-                raise ConceptAttentionError(one.reason)
-        first = heard[0]
-        if any(_kind(one) != _kind(first) for one in heard):
+        scores, recordings = [], []
+        for item in latent:
+            entry = self._match(Sketch.of(item), spec)
+            if isinstance(entry.heard, Silence):
+                raise ConceptAttentionError(entry.heard.reason)
+            scores.append(entry.heard.scores[entry.index])
+            recordings.append(entry.heard)
+        first = recordings[0]
+        if any(_kind(one) != _kind(first) for one in recordings):
             raise ConceptAttentionError(
                 "The pictures of this latent were recorded with different concepts or settings. "
                 "Read the maps of each sampler by itself."
             )
-        scores = torch.stack([e.heard.scores[e.index] for e in matches])
-        return replace(first, scores=scores)
+        return replace(first, scores=torch.stack(scores))
 
     def clear(self) -> None:
         with self._lock:

@@ -3,10 +3,10 @@
 A family is one file beside this one and one line in `FAMILIES`. All plumbing lies in `patch.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
 from ... import ConceptAttentionError
@@ -18,8 +18,10 @@ from .flux import Flux
 class Ride(Protocol):
     """Concepts on their way through one call of a transformer."""
 
-    concepts: Tensor
-    """The stream as it enters block 0, `b t (head d)`."""
+    @property
+    def concepts(self) -> Tensor:
+        """The stream as it enters block 0, `b t (head d)`."""
+        ...
 
     def block(self, index: int) -> JointBlock: ...
 
@@ -30,33 +32,33 @@ class Ride(Protocol):
 
 class Family(Protocol):
     name: str
-    time_unit: float
+    time_unit: int
     """What the scheduler's timesteps are divided by on their way into the transformer."""
 
     def matches(self, transformer: Any) -> bool: ...
 
-    def blocks(self, transformer: nn.Module) -> Sequence[nn.Module]:
+    def blocks(self, transformer: Any) -> nn.ModuleList:
         """The joint blocks. Each has a joint attention `attn` with to_q, to_k, to_v and to_out."""
         ...
 
-    def text_length(self, pipe: DiffusionPipeline) -> int:
+    def text_length(self, pipe: Any) -> int:
         """How many tokens prompts are padded to, unless the pipeline is told otherwise."""
         ...
 
-    def embed(self, pipe: DiffusionPipeline, words: list[str], length: int) -> list[Tensor]:
+    def embed(self, pipe: Any, words: list[str], length: int) -> list[Tensor]:
         """For each concept the rows `t n` of its own tokens: no padding, no end token.
 
         Each is encoded alone, padded to `length` tokens.
         """
         ...
 
-    def grid(self, pipe: DiffusionPipeline, call: Mapping[str, Any]) -> Grid:
+    def grid(self, pipe: Any, call: Mapping[str, Any]) -> Grid:
         """The patch grid of the picture, given what the transformer was called with."""
         ...
 
     def enter(
         self,
-        transformer: nn.Module,
+        transformer: Any,
         rows: Tensor,
         call: Mapping[str, Any],
         first: Mapping[str, Any],

@@ -4,17 +4,18 @@ A concept is read by T5 alone, padded as a prompt is; its pooled vector is zeros
 the origin, where RoPE is the identity (arXiv 2502.04320, section 4 and the authors' defaults).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
-from diffusers.loaders import TextualInversionLoaderMixin
 from diffusers.models.embeddings import apply_rotary_emb
-from diffusers.models.transformers.transformer_flux import FluxTransformerBlock
+from diffusers.models.transformers.transformer_flux import (
+    FluxTransformer2DModel,
+)
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import ConceptAttentionError
 from ...attention import Vectors
@@ -30,7 +31,7 @@ class Flux:
     def matches(self, transformer: Any) -> bool:
         return isinstance(transformer, FluxTransformer2DModel)
 
-    def blocks(self, transformer: FluxTransformer2DModel) -> Sequence[FluxTransformerBlock]:
+    def blocks(self, transformer: FluxTransformer2DModel) -> nn.ModuleList:
         return transformer.transformer_blocks
 
     def text_length(self, pipe: FluxPipeline) -> int:
@@ -38,7 +39,7 @@ class Flux:
         full = LENGTH if pipe.transformer.config.guidance_embeds else LENGTH_SCHNELL
         return min(full, getattr(pipe.tokenizer_2, "model_max_length", full))
 
-    def embed(self, pipe: FluxPipeline, words: list[str], length: int) -> list[Tensor]:
+    def embed(self, pipe: Any, words: list[str], length: int) -> list[Tensor]:
         tokenizer = pipe.tokenizer_2
         if tokenizer is None or pipe.text_encoder_2 is None:
             raise ConceptAttentionError(
@@ -48,7 +49,7 @@ class Flux:
         with torch.no_grad():
             # all in one call of the text encoder, through everything the prompt goes through
             encoded = pipe.encode_prompt(words, words, max_sequence_length=length)[0]
-        if isinstance(pipe, TextualInversionLoaderMixin):  # a word the user taught the model
+        if hasattr(pipe, "maybe_convert_prompt"):  # a word the user taught the model
             words = pipe.maybe_convert_prompt(words, tokenizer)
         tokens = tokenizer(
             words,
@@ -95,7 +96,7 @@ class Flux:
 
 @dataclass(frozen=True)
 class FluxRide:
-    blocks: Sequence[FluxTransformerBlock]
+    blocks: nn.ModuleList  # of FluxTransformerBlock
     concepts: Tensor
     temb: Tensor
     positions: tuple[Tensor, Tensor]  # cos and sin of the image, p d
@@ -104,11 +105,12 @@ class FluxRide:
         return FluxBlock(self.blocks[index], self.temb)
 
     def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> Vectors:
-        attention = self.blocks[index].attn
+        attention: Any = self.blocks[index].attn
         q, k, v = (_split(x, attention.heads) for x in (q, k, v))
         cos, sin = (table[: k.shape[2]] for table in self.positions)
+        place: Any = apply_rotary_emb  # annotated too narrowly
         return Vectors(
-            keys=apply_rotary_emb(attention.norm_k(k), (cos, sin)),
+            keys=place(attention.norm_k(k), (cos, sin)),
             values=v,
             outputs=outputs,
             unplaced_queries=lambda: attention.norm_q(q),
@@ -117,7 +119,7 @@ class FluxRide:
 
 @dataclass
 class FluxBlock:
-    block: FluxTransformerBlock
+    block: Any  # a FluxTransformerBlock
     temb: Tensor
     gates: list[Tensor] = field(default_factory=list)
     """Attention gate, then shift, scale and gate of the MLP: they come with the first norm."""

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -87,7 +87,8 @@ def _hang(listener: "Listener") -> Iterator[RemovableHandle]:
     transformer, tour = listener.pipe.transformer, listener.tour
     yield transformer.register_forward_pre_hook(listener.before_call, with_kwargs=True)
     yield transformer.register_forward_hook(listener.after_call)
-    for index, block in enumerate(tour.family.blocks(transformer)[: tour.blocks.stop]):
+    blocks: list[Any] = list(tour.family.blocks(transformer))
+    for index, block in enumerate(blocks[: tour.blocks.stop]):
         arrive = partial(listener.before_block, index)
         yield block.register_forward_pre_hook(arrive, with_kwargs=True)
         for name in (*PROJECTIONS, FUSED):
@@ -132,7 +133,7 @@ class Listener:
 
     def after_call(self, transformer: nn.Module, args: tuple, output: Any) -> None:
         if self.forward is not None:
-            self.run.add(self.forward)
+            self.forward.run.add(self.forward)
             self.forward = None
 
     def before_block(self, index: int, block: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -193,7 +194,8 @@ class Forward:
     def __init__(self, run: Run, transformer: nn.Module, call: Mapping[str, Any]):
         self.run, self.transformer, self.call = run, transformer, call
         self.ride: Ride | None = None
-        self.concepts = self.mean = None
+        self.concepts: Tensor | None = None
+        self.mean = run.tour.mean
         self.at = 0  # the next block
         self.heard: dict[str, Tensor] = {}  # b n (head d), of the block the concepts are at
         self.scores: list[Tensor] = []  # b c p for each scored block
@@ -204,7 +206,7 @@ class Forward:
             tour = self.run.tour
             self.ride = tour.family.enter(self.transformer, tour.rows, self.call, args)
             self.concepts = self.ride.concepts
-            self.mean = tour.mean.to(self.concepts)
+            self.mean = self.mean.to(self.concepts)
 
     def hear(self, index: int, name: str, projected: Tensor) -> None:
         if index == self.at:
@@ -213,14 +215,16 @@ class Forward:
 
     def step(self, index: int, attended: Tensor) -> None:
         """Take one block, given what the image attended, `b n (head d)`."""
-        if index != self.at or self.ride is None or len(self.heard) < len(PROJECTIONS):
+        ride, concepts = self.ride, self.concepts
+        due = index == self.at and len(self.heard) == len(PROJECTIONS)
+        if not due or ride is None or concepts is None:
             return
         patches = slice(self.run.grid.y * self.run.grid.x)  # references come after
         q, k, v = (self.heard[name][:, patches] for name in PROJECTIONS)
-        image = self.ride.image(index, q, k, v, attended[:, patches])
+        image = ride.image(index, q, k, v, attended[:, patches])
         tour = self.run.tour
         self.concepts, scores = step(
-            self.ride.block(index), self.concepts, image, self.mean, tour.spec.method
+            ride.block(index), concepts, image, self.mean, tour.spec.method
         )
         if index in tour.blocks:
             self.scores.append(scores)
