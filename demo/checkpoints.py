@@ -66,7 +66,9 @@ class Clock:
         }
 
 
-def learning_rate(peak: float, clock: Clock, warm_up: int, floor: float = 0.05) -> float:
+def learning_rate(
+    peak: float, progress: float, step: int, warm_up: int, floor: float = 0.05
+) -> float:
     """Linear warm-up in steps, then a cosine over the whole stage down to `floor` of the peak."""
-    cosine = 0.5 * (1 + math.cos(math.pi * clock.progress))
-    return peak * min(1.0, (clock.step + 1) / warm_up) * (floor + (1 - floor) * cosine)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return peak * min(1.0, (step + 1) / warm_up) * (floor + (1 - floor) * cosine)

@@ -89,4 +89,5 @@ def restore_checkpoints(folder: Path, recipe: Recipe, work: Path) -> None:
     save_checkpoint(work / "vae.pt", {**common, "vae": vae.state_dict(), "unit": True})
     weights = {name: value.detach() for name, value in model.named_parameters()}
     flow = {"model": model.state_dict(), "average": weights, "updates": 0, "total": 0}
+    flow["optimisers"] = []
     save_checkpoint(work / f"flow-{recipe.flow[-1].pixels}.pt", {**common, **flow})

@@ -21,7 +21,7 @@ from .recipe import FlowSchedule
 from .scenes import WORDS
 from .train_vae import normalise, to_pixels
 
-CAPTIONS_PER_SCENE = 3
+CAPTIONS_PER_SCENE = 4
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ class Example:
 
 
 def draw_example(seed: int, pixels: int, captions: int) -> Example:
-    """The picture of scene(seed); its caption is the first of `captions`."""
+    """The picture of scene(seed); its caption is the first one, the others name everything."""
     rng = np.random.default_rng(seed)
     layout = lay_out(rng)
-    texts = tuple(write_caption(layout, rng) for _ in range(captions))
+    texts = tuple(write_caption(layout, rng, complete=n > 0) for n in range(captions))
     image, masks = render(layout, pixels)
     return Example(image, texts, tuple(masks))
 

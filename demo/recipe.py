@@ -16,6 +16,9 @@ LATENT_CHANNELS = 16
 PIXELS_PER_PATCH = 16
 # ComfyUI's Flux latent format and diffusers' Flux pipelines expect (z - shift) * scale to be unit.
 SCALING_FACTOR, SHIFT_FACTOR = 0.3611, 0.1159
+# Less than the 1 of large models: in plainly coloured pictures neighbours say the same, so that
+# noise hides little of them; words, which are read where the picture is hidden, would not matter.
+LATENT_STD = 0.5
 TEXT_LENGTH = 32  # every caption is padded to this many tokens; pads carry content, as in Flux
 
 
@@ -65,7 +68,7 @@ class Recipe:
     vae: VaeSchedule = field(default_factory=VaeSchedule)
     flow: tuple[FlowSchedule, ...] = (
         FlowSchedule(128, 9000, 45.0, 32, 8e-4, noise_shift=1.0),
-        FlowSchedule(256, 3000, 22.0, 12, 6e-4, noise_shift=1.7),
+        FlowSchedule(256, 3000, 40.0, 12, 6e-4, noise_shift=1.3),
     )
     seed: int = 0
 
@@ -86,7 +89,7 @@ RECIPES = MappingProxyType(
                     128, 40000, 0.0, 256, 8e-4, 1.0, steps=12000, warm_up=500, ema_decay=0.999
                 ),
                 FlowSchedule(
-                    256, 40000, 0.0, 256, 4e-4, 1.7, steps=8000, warm_up=200, ema_decay=0.999
+                    256, 40000, 0.0, 256, 4e-4, 1.3, steps=8000, warm_up=200, ema_decay=0.999
                 ),
             ),
         ),

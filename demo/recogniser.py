@@ -74,7 +74,7 @@ def train_recogniser(count: int, minutes: float, workers: int) -> Recogniser:
     clock, bar = Clock(minutes, None), tqdm(desc="recogniser", unit="step")
     while clock.progress < 1:
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(3e-3, clock, warm_up=50, floor=0.01)
+            group["lr"] = learning_rate(3e-3, clock.progress, clock.step, warm_up=50, floor=0.01)
         some = torch.randint(count, (32,))
         logits = model(roughen(to_pixels(pictures[some.numpy()])))
         loss = binary_cross_entropy_with_logits(logits, shown[some])

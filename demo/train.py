@@ -1,5 +1,7 @@
 """Train the demo model: python -m demo.train --work DIR
 
+    torchrun --nproc-per-node 2 -m demo.train --work DIR
+
 Stages: vae, then for each picture size latents-N and flow-N, then export. Every stage resumes
 where it was interrupted. Naming a stage with --minutes or --steps begins a new schedule for it, on
 top of what it has learnt (a finished autoencoder trains only its decoder further).
@@ -18,6 +20,7 @@ from .checkpoints import load_checkpoint
 from .export import export_pipeline, restore_checkpoints
 from .latents import encode_scenes, load_latents, save_latents
 from .recipe import RECIPES, Recipe
+from .team import Team
 from .train_flow import FlowModel, train_flow
 from .train_vae import load_vae, train_vae
 
@@ -125,10 +128,14 @@ def main() -> None:
     recipe, device = RECIPES[given.preset], torch.device(given.device)
     if limited:
         recipe = limit(recipe, given.stage, given.minutes, given.steps)
-    if given.restore:
+    team = Team()
+    if given.restore and team.leads:
         restore_checkpoints(given.restore, recipe, given.work)
+    team.wait()
     for stage in [given.stage] if given.stage else stages:
-        run_stage(stage, recipe, given.work, device, given.model, given.workers, again=limited)
+        if team.leads or stage.startswith("flow"):
+            run_stage(stage, recipe, given.work, device, given.model, given.workers, again=limited)
+        team.wait()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from einops import rearrange, repeat
 from torch import Tensor, nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
 from transformers import CLIPTextModel, T5EncoderModel
@@ -27,6 +28,7 @@ from .recipe import (
     build_transformer,
 )
 from .scenes import ALIASES, WORDS
+from .team import Team
 from .vocabulary import (
     BOS,
     EOS,
@@ -40,9 +42,10 @@ from .vocabulary import (
 
 BARE_CAPTIONS = 0.15  # one word alone, as concepts are encoded later
 EMPTY_CAPTIONS = 0.10  # for classifier-free guidance
-ZEROED_POOLED = 0.15  # concepts come with a zero pooled vector
+ZEROED_POOLED = 0.85  # otherwise the whole caption comes by this way, and its words are not read
 UNKNOWN_WORDS = 0.01
-SAVE_EVERY_SECONDS = 240
+SAVE_EVERY, EXPORT_EVERY = 500, 2000  # steps
+MUON_RATE = 5.0  # times the rate of Adam
 
 
 class FlowModel(nn.Module):
@@ -183,6 +186,28 @@ class Average:
         )
 
 
+def build_optimisers(model: FlowModel, rate: float, team: Team) -> list[torch.optim.Optimizer]:
+    """Muon (https://kellerjordan.github.io/posts/muon) for the blocks' matrices, Adam for the rest.
+
+    Muon needs two thirds of Adam's steps here; in a team each takes a share of its work.
+    """
+    blocks = (model.transformer.transformer_blocks, model.transformer.single_transformer_blocks)
+    matrices = [p for part in blocks for p in part.parameters() if p.ndim == 2]
+    known = set(map(id, matrices))
+    others = [p for p in model.parameters() if id(p) not in known]
+    muon = {"lr": MUON_RATE * rate, "weight_decay": 0.01, "adjust_lr_fn": "match_rms_adamw"}
+    first = (
+        torch.optim.Muon(matrices, **muon)
+        if team.size == 1
+        else ZeroRedundancyOptimizer(matrices, optimizer_class=torch.optim.Muon, **muon)
+    )
+    second = torch.optim.AdamW(others, rate, (0.9, 0.99), weight_decay=0.01, fused=True)
+    for optimiser in (first, second):
+        for group in optimiser.param_groups:
+            group["peak"] = group["lr"]
+    return [first, second]
+
+
 def train_flow(
     recipe: Recipe,
     schedule: FlowSchedule,
@@ -191,7 +216,6 @@ def train_flow(
     start: Path | None,
     device: torch.device,
     export: Callable[[FlowModel], None],
-    export_every_minutes: float = 20.0,
     again: bool = False,
 ) -> None:
     """Train to the end of the schedule; resumes from `path`, else starts from `start`'s weights.
@@ -202,25 +226,24 @@ def train_flow(
     saved = load_checkpoint(path)
     if saved and saved["done"] and not again:
         return
+    torch.manual_seed(recipe.seed)  # all of a team begin with the same weights
     model = FlowModel(recipe).to(device)
-    torch.manual_seed(recipe.seed)
     begin = saved or (load_checkpoint(start) if start else None)
     if begin:
         model.load_state_dict(begin["model"])
-    optimiser = torch.optim.AdamW(
-        model.parameters(), schedule.learning_rate, (0.9, 0.99), weight_decay=0.01, fused=True
-    )
+    team = Team()
+    optimisers = build_optimisers(model, schedule.learning_rate, team)
     average = Average(model, schedule.ema_decay)
     clock = Clock(schedule.minutes, schedule.steps)
     total = 0
     if saved:
-        if saved["optimiser"]:
-            optimiser.load_state_dict(saved["optimiser"])
+        for optimiser, state in zip(optimisers, saved["optimisers"]):
+            optimiser.load_state_dict(state)
         average.weights = {name: value.to(device) for name, value in saved["average"].items()}
         average.updates, total = saved["updates"], saved["total"]
         if not again:
             clock = Clock(**saved["clock"])
-    torch.manual_seed(recipe.seed + 1 + total)
+    torch.manual_seed(recipe.seed + 1 + total + 1_000_003 * team.rank)
     if device.type == "cpu":
         # The fused attention's backward pass takes a third of a step there.
         model.transformer.set_attention_backend("_native_math")
@@ -228,13 +251,18 @@ def train_flow(
     batches = Batches(latents, device)
 
     def save(done: bool) -> None:
+        for optimiser in optimisers:
+            if isinstance(optimiser, ZeroRedundancyOptimizer):
+                optimiser.consolidate_state_dict()
+        if not team.leads:
+            return
         save_checkpoint(
             path,
             {
                 "model": model.state_dict(),
                 "average": average.weights,
                 "updates": average.updates,
-                "optimiser": optimiser.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                 "clock": clock.state(),
                 "total": total,
                 "done": done,
@@ -242,36 +270,40 @@ def train_flow(
         )
 
     def share_average() -> None:
+        if not team.leads:
+            return
         averaged = FlowModel(recipe)
         averaged.load_state_dict(average.weights, strict=False)
         export(averaged.eval())
 
-    bar = tqdm(desc=f"flow {schedule.pixels} px", unit="step", initial=total)
-    last_save = last_export = clock.seconds
-    running = None
-    while clock.progress < 1:
-        loss = flow_loss(model, *batches.draw(schedule.batch), schedule.noise_shift)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(schedule.learning_rate, clock, schedule.warm_up)
-        optimiser.zero_grad(set_to_none=True)
+    bar = tqdm(
+        desc=f"flow {schedule.pixels} px", unit="step", initial=total, disable=not team.leads
+    )
+    running, progress, own_batch = None, clock.progress, team.share(schedule.batch)
+    while progress < 1:
+        loss = flow_loss(model, *batches.draw(own_batch), schedule.noise_shift)
+        model.zero_grad(set_to_none=True)
         loss.backward()
+        # The progress, too: all of a team slow down and end together.
+        loss, progress = team.average(model, loss.item(), clock.progress)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(group["peak"], progress, clock.step, schedule.warm_up)
+            optimiser.step()
         average.update(model)
         clock.step += 1
         total += 1
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        running = loss if running is None else 0.98 * running + 0.02 * loss
         bar.update()
-        bar.set_postfix(loss=f"{running:.4f}", done=f"{clock.progress:.0%}")
-        if clock.step % 25 == 0:
+        bar.set_postfix(loss=f"{running:.4f}", done=f"{progress:.0%}")
+        if clock.step % 25 == 0 and team.leads:
             row = {"step": total, "seconds": round(clock.seconds, 1), "loss": round(running, 5)}
             log_row(path.with_suffix(".csv"), row)
-        if clock.seconds - last_save > SAVE_EVERY_SECONDS:
+        if clock.step % SAVE_EVERY == 0:
             save(done=False)
-            last_save = clock.seconds
-        if clock.seconds - last_export > 60 * export_every_minutes:
+        if clock.step % EXPORT_EVERY == 0:
             share_average()
-            last_export = clock.seconds
     save(done=True)
     share_average()
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .checkpoints import Clock, learning_rate, load_checkpoint, log_row, save_checkpoint
 from .pictures import draw_pictures
-from .recipe import LATENT_CHANNELS, SCALING_FACTOR, SHIFT_FACTOR, Recipe, build_vae
+from .recipe import LATENT_CHANNELS, LATENT_STD, SCALING_FACTOR, SHIFT_FACTOR, Recipe, build_vae
 
 SAVE_EVERY_SECONDS = 120
 STREAM_SCALE = 1e-4
@@ -80,13 +80,13 @@ def reconstruction_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
 
 @torch.no_grad()
 def rescale_latents(vae: AutoencoderKL, pixels: Tensor) -> None:
-    """Fold an affine map per channel into the weights, so that latents over `pixels` are unit.
+    """Fold an affine map per channel into the weights: over `pixels` latents vary by LATENT_STD.
 
     Only the border of the decoder's first convolution, which pads with zeros, is not exactly
     undone; the decoder learns that in the last part of its training.
     """
     means = torch.cat([vae.encode(some).latent_dist.mean for some in pixels.split(8)])
-    mean, spread = means.mean((0, 2, 3)), means.std((0, 2, 3)) * SCALING_FACTOR
+    mean, spread = means.mean((0, 2, 3)), means.std((0, 2, 3)) * SCALING_FACTOR / LATENT_STD
     out, back = vae.encoder.conv_out, vae.decoder.conv_in
     back.bias += torch.einsum("o c h w, c -> o", back.weight, mean - SHIFT_FACTOR * spread)
     back.weight *= rearrange(spread, "c -> 1 c 1 1")
@@ -172,14 +172,16 @@ def train_vae(
             code = vae.encode(wanted).latent_dist
             latents = code.mean if unit else code.sample()
             if unit:
-                noise = torch.randn_like(latents) / SCALING_FACTOR
+                noise = torch.randn_like(latents) * LATENT_STD / SCALING_FACTOR
                 latents = latents + schedule.latent_noise * noise
             drawn = vae.decode(latents).sample
         loss = reconstruction_loss(drawn.float(), wanted)
         if not unit:
             loss = loss + schedule.kl_weight * code.kl().mean() / code.mean[0].numel()
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(peak * group["scale"], clock, warm_up=50)
+            group["lr"] = learning_rate(
+                peak * group["scale"], clock.progress, clock.step, warm_up=50
+            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

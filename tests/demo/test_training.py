@@ -177,8 +177,8 @@ def test_sampling_depends_on_the_caption(work):
 
 def test_the_learning_rate_warms_up_and_ends_low():
     start, end = Clock(0, 100, step=0), Clock(0, 100, step=100)
-    assert learning_rate(1.0, start, warm_up=10) == pytest.approx(0.1)
-    assert learning_rate(1.0, end, warm_up=10) == pytest.approx(0.05)
+    assert learning_rate(1.0, start.progress, start.step, warm_up=10) == pytest.approx(0.1)
+    assert learning_rate(1.0, end.progress, end.step, warm_up=10) == pytest.approx(0.05)
 
 
 def test_going_on_with_the_autoencoder_keeps_its_encoder(work, tmp_path):
