@@ -41,7 +41,6 @@ def save(out: Path, image: Picture, maps: ConceptMaps, b: int, **mask_settings) 
     files = file_names(names)
     (out / "masks").mkdir(parents=True, exist_ok=True)
     (out / "heatmaps").mkdir(exist_ok=True)
-    Image.fromarray(image).save(out / "image.png")
     masks = draw(maps, size=size, **mask_settings)[:, b]
     for name, mask in zip(files, masks, strict=True):
         pixels = (mask.numpy() * 255).round().astype(np.uint8)

@@ -14,12 +14,13 @@ def upsample(maps: Tensor, grid: Grid, size: tuple[int, int] | None = None) -> T
     """Maps `b c y x` smoothly on pixels, `b c h w`.
 
     Padding patches are cut off first, so nothing shifts; `size` (h, w) is the size of the picture
-    where it differs from that of the latent.
+    where it differs from that of the grid.
     """
+    size = size or grid.size or (grid.h, grid.w)
     y, x = grid.y * grid.patch, grid.x * grid.patch
     pixels = F.interpolate(maps, size=(y, x), mode="bilinear", align_corners=False)
     pixels = pixels[:, :, : grid.h, : grid.w]
-    if size is not None and size != (grid.h, grid.w):
+    if size != (grid.h, grid.w):
         pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
     # rounding can lift a value above the map's own highest, and then a map of one value has specks
     return pixels.clamp(maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True))

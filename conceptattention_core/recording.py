@@ -65,6 +65,8 @@ class Grid:
     """Pixels along one side of a patch."""
     h: int
     w: int
+    size: tuple[int, int] | None = None
+    """The picture's own h and w, where it was resized to be looked at."""
 
     @classmethod
     def of_latent(cls, h: int, w: int, patch: int = 2, scale: int = 8) -> "Grid":

@@ -3,11 +3,12 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .demo import DemoModel
+from .locate import Locate
 from .masks import Masks, Pick
 from .record import Maps, Record
 from .view import Overlay
 
-NODES: list[type[io.ComfyNode]] = [Record, Maps, Masks, Pick, Overlay, DemoModel]
+NODES: list[type[io.ComfyNode]] = [Record, Locate, Maps, Masks, Pick, Overlay, DemoModel]
 
 
 class ConceptAttentionExtension(ComfyExtension):

@@ -4,14 +4,14 @@ import logging
 
 from comfy_api.latest import io
 
-from ..conceptattention_core.attention import ATTEND, SPACES, Method
-from ..conceptattention_core.concepts import MOST_CONCEPTS, parse
+from ..conceptattention_core.attention import ATTEND, Method
+from ..conceptattention_core.concepts import parse
 from ..conceptattention_core.hosts.comfyui.patch import record, spec_of
 from ..conceptattention_core.hosts.comfyui.store import STORE
 from ..conceptattention_core.maps import ORDERS, reduce
 from ..conceptattention_core.ranges import ACCEPTED
-from ..conceptattention_core.recording import BUDGET_MIB, TOKENS, RecordSpec
-from .wires import ConceptMapsWire, advanced, schema
+from ..conceptattention_core.recording import BUDGET_MIB, RecordSpec
+from .wires import ConceptMapsWire, advanced, concept_inputs, schema, space_input, tokens_input
 
 
 class Record(io.ComfyNode):
@@ -24,31 +24,8 @@ class Record(io.ComfyNode):
             "change by a single bit; Concept Maps then tells where each word is.",
             search_aliases=["concept attention", "heat map", "segment", "saliency", "daam"],
             inputs=[
-                io.Model.Input("model", tooltip="A model with joint text-image attention: Flux.1."),
-                io.Clip.Input("clip", tooltip="The text encoder of the model; it reads the words."),
-                io.String.Input(
-                    "concepts",
-                    multiline=True,
-                    placeholder="balloon, sun, lake: calm water",
-                    tooltip="What to find: one per line or comma-separated, at most "
-                    f"{MOST_CONCEPTS}. 'name: words' lets the model read other words than the "
-                    "name. Concepts compete, so name what surrounds the thing, too.",
-                ),
-                io.Boolean.Input(
-                    "background",
-                    default=False,
-                    tooltip="Adds a hidden concept that takes what none of yours fits. "
-                    "It is always there when you name just one.",
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "tokens",
-                        options=list(TOKENS),
-                        default="all",
-                        tooltip="all: every token of a concept counts. first: only the first one, "
-                        "as in the paper; 'skyscraper' is then read as 'sky'.",
-                    )
-                ),
+                *concept_inputs(),
+                tokens_input(),
                 advanced(
                     io.Combo.Input(
                         "attend_to",
@@ -58,15 +35,7 @@ class Record(io.ComfyNode):
                         "ablation.",
                     )
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "space",
-                        options=list(SPACES),
-                        default="output",
-                        tooltip="Where concepts and picture are compared. output is "
-                        "ConceptAttention; the others are what the paper compares it with.",
-                    )
-                ),
+                space_input(),
                 advanced(
                     io.String.Input(
                         "blocks",

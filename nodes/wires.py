@@ -7,7 +7,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..conceptattention_core import ConceptAttentionError
+from ..conceptattention_core.attention import SPACES
+from ..conceptattention_core.concepts import MOST_CONCEPTS
 from ..conceptattention_core.maps import ConceptMaps
+from ..conceptattention_core.recording import TOKENS
 from ..conceptattention_core.thresholds import THRESHOLDS
 
 ConceptMapsWire = io.Custom("CONCEPT_MAPS")
@@ -26,6 +29,52 @@ def advanced(widget: io.WidgetInput) -> io.WidgetInput:
     """Fold an input away until it is asked for, where this ComfyUI's page can."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
     return widget
+
+
+def concept_inputs() -> list[io.Input]:
+    """The model, who reads the words, and the words."""
+    return [
+        io.Model.Input("model", tooltip="A model with joint text-image attention: Flux.1."),
+        io.Clip.Input("clip", tooltip="The text encoder of the model; it reads the words."),
+        io.String.Input(
+            "concepts",
+            multiline=True,
+            placeholder="balloon, sun, lake: calm water",
+            tooltip="What to find: one per line or comma-separated, at most "
+            f"{MOST_CONCEPTS}. 'name: words' lets the model read other words than the "
+            "name. Concepts compete, so name what surrounds the thing, too.",
+        ),
+        io.Boolean.Input(
+            "background",
+            default=False,
+            tooltip="Adds a hidden concept that takes what none of yours fits. "
+            "It is always there when you name just one.",
+        ),
+    ]
+
+
+def tokens_input() -> io.Input:
+    return advanced(
+        io.Combo.Input(
+            "tokens",
+            options=list(TOKENS),
+            default="all",
+            tooltip="all: every token of a concept counts. first: only the first one, "
+            "as in the paper; 'skyscraper' is then read as 'sky'.",
+        )
+    )
+
+
+def space_input() -> io.Input:
+    return advanced(
+        io.Combo.Input(
+            "space",
+            options=list(SPACES),
+            default="output",
+            tooltip="Where concepts and picture are compared. output is "
+            "ConceptAttention; the others are what the paper compares it with.",
+        )
+    )
 
 
 def maps_input() -> io.Input:

@@ -219,7 +219,9 @@ def test_a_value_that_makes_no_sense_is_a_usage_error(saved, tmp_path, capsys, c
 
 
 def test_help_needs_no_diffusers():
-    asked = "import sys; from conceptattention_core import cli; cli._parser(); print(*sys.modules)"
+    asked = (
+        "import sys; from conceptattention_core import cli; cli.build_parser(); print(*sys.modules)"
+    )
     loaded = subprocess.check_output([sys.executable, "-c", asked], cwd=ROOT, text=True).split()
     assert not {"diffusers", "transformers"} & set(loaded)
 

@@ -38,6 +38,15 @@ PUBLISHED = {
         },
         ["MODEL"],
     ),
+    "ConceptAttentionLocate": (
+        {
+            "model": "MODEL", "clip": "CLIP", "concepts": "STRING", "background": "BOOLEAN",
+            "vae": "VAE", "image": "IMAGE", "caption": "STRING", "noise": "STRING",
+            "samples": "INT", "seed": "INT", "megapixels": "FLOAT", "tokens": "COMBO",
+            "space": "COMBO", "blocks": "STRING",
+        },
+        ["CONCEPT_MAPS"],
+    ),
     "ConceptAttentionMaps": (
         {
             "latent": "LATENT", "model": "MODEL", "steps": "STRING", "blocks": "STRING",

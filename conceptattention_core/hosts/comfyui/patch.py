@@ -28,6 +28,10 @@ OVERRIDE = "optimized_attention_override"
 POSITIVE = 0  # in transformer_options["cond_or_uncond"]
 
 
+File = Callable[[list[Tensor], Recording | Silence], None]
+"""Where a recording goes, with the latents `b ...` that it belongs to."""
+
+
 @dataclass(frozen=True)
 class Tour:
     """What rides, and where it is looked at. The same for every run of a recorded model."""
@@ -37,20 +41,32 @@ class Tour:
     blocks: range
     rows: Tensor  # t n
     mean: Tensor  # c t
+    stops: bool  # whether a call of the model ends with the last of `blocks`
 
 
-def record(model: ModelPatcher, clip: Any, spec: RecordSpec) -> ModelPatcher:
-    """A clone of `model` that records `spec` whenever it samples. `clip` reads the concepts."""
+def record(
+    model: ModelPatcher,
+    clip: Any,
+    spec: RecordSpec,
+    *,
+    file: File = STORE.file,
+    stops: bool = False,
+) -> ModelPatcher:
+    """A clone of `model` that records `spec` whenever it samples. `clip` reads the concepts.
+
+    What was heard goes to `file`. A model that `stops` computes nothing after the last block of
+    interest and gives zeros: for looking at a picture, not for making one.
+    """
     network = model.get_model_object("diffusion_model")
     family = find(network)
     blocks = select(spec.blocks, family.depth(network), "blocks")
     rows = family.embed(clip, [concept.words for concept in spec.concepts.concepts])
-    tour = Tour(family, spec, blocks, *board(spec, rows))
+    tour = Tour(family, spec, blocks, *board(spec, rows), stops=stops)
 
     recorded = model.clone()
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):
         recorded.remove_wrappers_with_key(kind, KEY)
-    recorded.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(tour))
+    recorded.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(tour, file))
     recorded.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _around_model)
     recorded.set_attachments(KEY, spec)
     return recorded
@@ -64,7 +80,7 @@ def spec_of(model: ModelPatcher) -> RecordSpec:
     return spec
 
 
-def _around_sampling(tour: Tour) -> Callable[..., Tensor]:
+def _around_sampling(tour: Tour, file: File) -> Callable[..., Tensor]:
     # A closure: clones of the patcher deep-copy what they hold, and callable objects lose state.
     def around_sampling(
         executor, noise, latent_image, sampler, sigmas, mask=None, callback=None, *args, **kwargs
@@ -88,7 +104,7 @@ def _around_sampling(tour: Tour) -> Callable[..., Tensor]:
         finally:
             del options[KEY]
         made = [guider.model_patcher.model.process_latent_out(x0.float()) for x0 in denoised]
-        STORE.file([latent, *made], run.heard())
+        file([latent, *made], run.heard())
         return latent
 
     return around_sampling
@@ -111,7 +127,10 @@ def _around_model(
         key = ("double_block", index)
         blocks[key] = _around_block(forward, index, blocks.get(key))
     options["patches_replace"] = replaced
-    out = executor(x, t, c_concat, c_crossattn, control, options, **conds)
+    try:
+        out = executor(x, t, c_concat, c_crossattn, control, options, **conds)
+    except Enough:
+        out = torch.zeros_like(x)
     run.add(forward, options["sigmas"], options["sample_sigmas"])
     return out
 
@@ -184,6 +203,10 @@ class Run:
             return Silence(self.tour.spec, str(nothing))
 
 
+class Enough(Exception):  # noqa: N818 - a signal, no error
+    """Ends a call of the model once its last block of interest has been heard."""
+
+
 class Forward:
     """One call of the model: the concepts on their way through its blocks."""
 
@@ -228,6 +251,8 @@ class Forward:
                 rearrange(scores, "(chunk b) c p -> chunk b c p", b=self.size).mean(0)
             )
         self.at += 1
+        if tour.stops and self.at == tour.blocks.stop:
+            raise Enough
 
     def _positive(self, value: Any) -> Any:
         """The rows of the positive prompt; what has no row per picture is returned as it is."""

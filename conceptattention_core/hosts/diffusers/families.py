@@ -3,9 +3,10 @@
 A family is one file beside this one and one line in `FAMILIES`. All plumbing lies in `patch.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
@@ -52,8 +53,27 @@ class Family(Protocol):
         """
         ...
 
+    def patch_pixels(self, pipe: Any) -> int:
+        """Pixels along one side of a patch."""
+        ...
+
     def grid(self, pipe: Any, call: Mapping[str, Any]) -> Grid:
         """The patch grid of the picture, given what the transformer was called with."""
+        ...
+
+    def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
+        """Pictures `b rgb h w`, 0..1, sides whole patches, as latents `b c h w` of unit scale.
+
+        The mean of what the encoder believes, not a sample.
+        """
+        ...
+
+    def prepare(
+        self, pipe: Any, shape: torch.Size, caption: str, length: int
+    ) -> Callable[[Tensor, float], dict[str, Any]]:
+        """A function from a noised latent of `shape` (b c h w) and its noise level (0..1) to what
+        the transformer is called with. Pooled text is zeros, guidance 0: the authors' defaults.
+        """
         ...
 
     def enter(

@@ -4,7 +4,7 @@ A concept is read by T5 alone, padded as a prompt is; its pooled vector is zeros
 the origin, where RoPE is the identity (arXiv 2502.04320, section 4 and the authors' defaults).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,9 @@ class Flux:
         own = tokens["special_tokens_mask"].to(encoded.device) == 0
         return [rows[kept] for rows, kept in zip(encoded, own, strict=True)]
 
+    def patch_pixels(self, pipe: Any) -> int:
+        return 2 * pipe.vae_scale_factor
+
     def grid(self, pipe: FluxPipeline, call: Mapping[str, Any]) -> Grid:
         ids = call["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids  # a batch axis is deprecated, not gone
@@ -73,6 +76,37 @@ class Flux:
                 f"{len(ids)} patches for a grid of {y} by {x}."
             )
         return Grid.of_latent(2 * y, 2 * x, patch=2, scale=pipe.vae_scale_factor)
+
+    def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
+        vae = pipe.vae
+        with torch.no_grad():
+            latent = vae.encode(pictures.to(pipe._execution_device, vae.dtype) * 2 - 1).latent_dist
+        return (latent.mode() - vae.config.shift_factor) * vae.config.scaling_factor
+
+    def prepare(
+        self, pipe: Any, shape: torch.Size, caption: str, length: int
+    ) -> Callable[[Tensor, float], dict[str, Any]]:
+        b, _, h, w = shape
+        with torch.no_grad():
+            text, pooled, text_ids = pipe.encode_prompt(
+                caption, caption, num_images_per_prompt=b, max_sequence_length=length
+            )
+        image_ids = pipe._prepare_latent_image_ids(b, h // 2, w // 2, text.device, text.dtype)
+        guided = pipe.transformer.config.guidance_embeds
+
+        def arguments(latent: Tensor, level: float) -> dict[str, Any]:
+            patches = rearrange(latent, "b c (y i) (x j) -> b (y x) (c i j)", i=2, j=2)
+            return {
+                "hidden_states": patches.to(text),
+                "timestep": torch.full((b,), level, device=text.device, dtype=text.dtype),
+                "guidance": torch.zeros(b, device=text.device) if guided else None,
+                "encoder_hidden_states": text,
+                "pooled_projections": torch.zeros_like(pooled),
+                "txt_ids": text_ids,
+                "img_ids": image_ids,
+            }
+
+        return arguments
 
     def enter(
         self,

@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from ... import ConceptAttentionError
 from ...attention import step
 from ...ranges import select
-from ...recording import Recorder, Recording, RecordSpec, board
+from ...recording import Grid, Recorder, Recording, RecordSpec, board
 from .families import Family, Ride, find
 
 PROJECTIONS = ("to_q", "to_k", "to_v")
@@ -53,15 +53,15 @@ def record(
     Give `max_sequence_length` here where the pipeline is called with it. Adapters are loaded, and
     projections fused, before.
     """
-    listener = Listener(pipe, _plan(pipe, spec, max_sequence_length))
+    listener = Listener(pipe, plan(pipe, spec, max_sequence_length))
     with ExitStack() as hooks:
         hooks.callback(listener.rest)
-        for handle in _hang(listener):
+        for handle in (*hang_on_calls(listener), *hang_on_blocks(listener)):
             hooks.callback(handle.remove)
         yield listener
 
 
-def _plan(pipe: DiffusionPipeline, spec: RecordSpec, length: int | None) -> Tour:
+def plan(pipe: DiffusionPipeline, spec: RecordSpec, length: int | None) -> Tour:
     transformer = getattr(pipe, "transformer", None)
     if _is_compiled(transformer):
         raise ConceptAttentionError(
@@ -83,29 +83,54 @@ def _is_compiled(transformer: Any) -> bool:
     )
 
 
-def _hang(listener: "Listener") -> Iterator[RemovableHandle]:
-    transformer, tour = listener.pipe.transformer, listener.tour
+def hang_on_calls(listener: "Listener") -> Iterator[RemovableHandle]:
+    transformer = listener.pipe.transformer
     yield transformer.register_forward_pre_hook(listener.before_call, with_kwargs=True)
     yield transformer.register_forward_hook(listener.after_call)
+
+
+def hang_on_blocks(ears: "Ears") -> Iterator[RemovableHandle]:
+    transformer, tour = ears.pipe.transformer, ears.tour
     blocks: list[Any] = list(tour.family.blocks(transformer))
     for index, block in enumerate(blocks[: tour.blocks.stop]):
-        arrive = partial(listener.before_block, index)
+        arrive = partial(ears.before_block, index)
         yield block.register_forward_pre_hook(arrive, with_kwargs=True)
         for name in (*PROJECTIONS, FUSED):
             if hasattr(block.attn, name):
-                hear = partial(listener.after_projection, index, name)
+                hear = partial(ears.after_projection, index, name)
                 yield getattr(block.attn, name).register_forward_hook(hear)
-        attended = partial(listener.before_output_projection, index)
+        attended = partial(ears.before_output_projection, index)
         yield block.attn.to_out[0].register_forward_pre_hook(attended)
 
 
-class Listener:
+class Ears:
+    """Tells the concepts of the current call what its blocks do."""
+
+    def __init__(self, pipe: Any, tour: Tour):
+        self.pipe, self.tour = pipe, tour
+        self.forward: Forward | None = None
+
+    def before_block(self, index: int, block: nn.Module, args: tuple, kwargs: dict) -> None:
+        if self.forward is not None:
+            self.forward.arrive(index, _named(block, args, kwargs))
+
+    def after_projection(
+        self, index: int, name: str, layer: nn.Module, args: tuple, output: Tensor
+    ) -> None:
+        if self.forward is not None:
+            self.forward.hear(index, name, output)
+
+    def before_output_projection(self, index: int, layer: nn.Module, args: tuple) -> None:
+        if self.forward is not None:
+            self.forward.step(index, args[0])
+
+
+class Listener(Ears):
     """Hears the runs of a pipeline and keeps the last one."""
 
-    def __init__(self, pipe: DiffusionPipeline, tour: Tour):
-        self.pipe, self.tour = pipe, tour
+    def __init__(self, pipe: Any, tour: Tour):
+        super().__init__(pipe, tour)
         self.run: Run | None = None
-        self.forward: Forward | None = None
         self._recording: Recording | None = None
 
     def recording(self) -> Recording:
@@ -129,26 +154,12 @@ class Listener:
         if self.run is None or self.pipe.scheduler.timesteps is not self.run.timesteps:
             self.run, self._recording = Run(self.tour, self.pipe, call), None
         positive = self.run.is_positive(call)
-        self.forward = Forward(self.run, transformer, call) if positive else None
+        self.forward = Forward(self.tour, self.run.grid, transformer, call) if positive else None
 
     def after_call(self, transformer: nn.Module, args: tuple, output: Any) -> None:
-        if self.forward is not None:
-            self.forward.run.add(self.forward)
-            self.forward = None
-
-    def before_block(self, index: int, block: nn.Module, args: tuple, kwargs: dict) -> None:
-        if self.forward is not None:
-            self.forward.arrive(index, _named(block, args, kwargs))
-
-    def after_projection(
-        self, index: int, name: str, layer: nn.Module, args: tuple, output: Tensor
-    ) -> None:
-        if self.forward is not None:
-            self.forward.hear(index, name, output)
-
-    def before_output_projection(self, index: int, layer: nn.Module, args: tuple) -> None:
-        if self.forward is not None:
-            self.forward.step(index, args[0])
+        if self.run is not None and self.forward is not None:
+            self.run.add(self.forward)
+        self.forward = None
 
 
 class Run:
@@ -181,30 +192,49 @@ class Run:
 
     def add(self, forward: "Forward") -> None:
         """Keep a call in which the concepts got through every block."""
-        if len(forward.scores) == len(self.tour.blocks):
+        if forward.done:
             timestep = forward.call["timestep"].flatten()[0]
             # rounded as the pipeline rounds: the same number comes out in every precision
             schedule = self.schedule.to(timestep) / self.tour.family.time_unit
             self.recorder.add(int((schedule - timestep).abs().argmin()), forward.scores)
 
 
-class Forward:
-    """One call of the transformer: the concepts on their way through its blocks."""
+class Enough(Exception):  # noqa: N818 - a signal, no error
+    """Ends a call of the transformer once its last block of interest has been heard."""
 
-    def __init__(self, run: Run, transformer: nn.Module, call: Mapping[str, Any]):
-        self.run, self.transformer, self.call = run, transformer, call
+
+class Forward:
+    """One call of the transformer: the concepts on their way through its blocks.
+
+    One that `stops` raises `Enough` at their end.
+    """
+
+    def __init__(
+        self,
+        tour: Tour,
+        grid: Grid,
+        transformer: nn.Module,
+        call: Mapping[str, Any],
+        stops: bool = False,
+    ):
+        self.tour, self.grid, self.transformer, self.call = tour, grid, transformer, call
+        self.stops = stops
         self.ride: Ride | None = None
         self.concepts: Tensor | None = None
-        self.mean = run.tour.mean
+        self.mean = tour.mean
         self.at = 0  # the next block
         self.heard: dict[str, Tensor] = {}  # b n (head d), of the block the concepts are at
         self.scores: list[Tensor] = []  # b c p for each scored block
 
+    @property
+    def done(self) -> bool:
+        """Whether the concepts got through every block."""
+        return len(self.scores) == len(self.tour.blocks)
+
     def arrive(self, index: int, args: Mapping[str, Any]) -> None:
         """The concepts enter with the first block."""
         if index == 0 and self.ride is None:
-            tour = self.run.tour
-            self.ride = tour.family.enter(self.transformer, tour.rows, self.call, args)
+            self.ride = self.tour.family.enter(self.transformer, self.tour.rows, self.call, args)
             self.concepts = self.ride.concepts
             self.mean = self.mean.to(self.concepts)
 
@@ -219,17 +249,17 @@ class Forward:
         due = index == self.at and len(self.heard) == len(PROJECTIONS)
         if not due or ride is None or concepts is None:
             return
-        patches = slice(self.run.grid.y * self.run.grid.x)  # references come after
+        patches = slice(self.grid.y * self.grid.x)  # references come after
         q, k, v = (self.heard[name][:, patches] for name in PROJECTIONS)
         image = ride.image(index, q, k, v, attended[:, patches])
-        tour = self.run.tour
-        self.concepts, scores = step(
-            ride.block(index), concepts, image, self.mean, tour.spec.method
-        )
-        if index in tour.blocks:
+        method = self.tour.spec.method
+        self.concepts, scores = step(ride.block(index), concepts, image, self.mean, method)
+        if index in self.tour.blocks:
             self.scores.append(scores)
         self.heard.clear()
         self.at += 1
+        if self.stops and self.done:
+            raise Enough
 
 
 def _named(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Mapping[str, Any]:

@@ -33,12 +33,11 @@ import comfy.samplers
 import torch
 from conceptattention_core.attention import Method
 from conceptattention_core.concepts import parse
-from conceptattention_core.hosts.comfyui.demo import (
-    load_diffusion_model,
-    load_text_encoders,
-)
+from conceptattention_core.hosts.comfyui.demo import load_demo_model
+from conceptattention_core.hosts.comfyui.locate import locate
 from conceptattention_core.hosts.comfyui.patch import record
 from conceptattention_core.hosts.comfyui.store import STORE
+from conceptattention_core.locating import LocateSpec
 from conceptattention_core.recording import RecordSpec
 from safetensors.torch import load_file, save_file
 
@@ -46,7 +45,7 @@ asked = json.loads((folder / "asked.json").read_text("utf-8"))
 given = load_file(folder / "given.safetensors")
 heard = {}
 with torch.inference_mode():
-    model, clip = load_diffusion_model(folder), load_text_encoders(folder)
+    model, clip, vae = load_demo_model(folder)
     positive, negative = (
         clip.encode_from_tokens_scheduled(clip.tokenize(asked[prompt]))
         for prompt in ("prompt", "negative_prompt")
@@ -68,5 +67,9 @@ with torch.inference_mode():
         heard[f"scores {i}"] = STORE.find(
             latent, listening.get_attachment("conceptattention")
         ).scores
+    how = LocateSpec(asked["prompt"], **asked["how"])
+    heard["located"] = locate(
+        model, clip, vae, given["pictures"], RecordSpec(parse(asked["concepts"])), how
+    ).scores
 heard["latent"] = latent
 save_file({name: value.contiguous() for name, value in heard.items()}, folder / "heard.safetensors")

@@ -8,7 +8,9 @@ import pytest
 import torch
 from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Method
 from conceptattention.conceptattention_core.concepts import parse
+from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
+from conceptattention.conceptattention_core.locating import LocateSpec
 from conceptattention.conceptattention_core.recording import RecordSpec
 from diffusers import FluxPipeline
 from einops import rearrange
@@ -29,6 +31,7 @@ ASKED = {
         *((attend, "output", "all") for attend in ATTEND),
         *(("concepts and image", space, "first") for space in SPACES),
     ],
+    "how": {"noise": [0.4, 0.7], "samples": 2, "seed": 5},
 }
 
 
@@ -67,8 +70,17 @@ def test_both_hosts_hear_the_same(comfyui, tmp_path):
             ).images
         scores.append(listener.recording().scores)
 
+    # a size that has to be changed to fit the patches
+    pictures = torch.rand(2, 3, 50, 75, generator=torch.Generator().manual_seed(1))
+    how = LocateSpec(ASKED["prompt"], **{**ASKED["how"], "noise": tuple(ASKED["how"]["noise"])})
+    located = locate(pipe, pictures, RecordSpec(parse(ASKED["concepts"])), how)
+
     (tmp_path / "asked.json").write_text(json.dumps(ASKED), "utf-8")
-    given = {"noise": unpack(patches), "sigmas": pipe.scheduler.sigmas}
+    given = {
+        "noise": unpack(patches),
+        "sigmas": pipe.scheduler.sigmas,
+        "pictures": rearrange(pictures, "b rgb h w -> b h w rgb").contiguous(),
+    }
     save_file(given, tmp_path / "given.safetensors")
     command = [python, SCRIPT, path, Path(run.__file__).parent, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -78,6 +90,7 @@ def test_both_hosts_hear_the_same(comfyui, tmp_path):
     vae = pipe.vae.config  # ComfyUI hands out latents as the VAE takes them
     expected = unpack(latent) / vae.scaling_factor + vae.shift_factor
     torch.testing.assert_close(heard["latent"], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(heard["located"], located.scores, atol=1e-4, rtol=1e-4)
     for i, ours in enumerate(scores):
         torch.testing.assert_close(heard[f"scores {i}"], ours, atol=1e-4, rtol=1e-4)
 

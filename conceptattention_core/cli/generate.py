@@ -1,0 +1,181 @@
+"""`generate`: paint a picture and find concepts in it."""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..attention import Method
+from ..concepts import parse
+from ..maps import reduce
+from ..ranges import ACCEPTED, select
+from ..recording import RecordSpec
+from . import models, options
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a model is sampled with when nobody says otherwise."""
+
+    steps: int
+    guidance: float
+    height: int = 1024
+    width: int = 1024
+
+
+DEV = Sampling(steps=28, guidance=3.5)
+SCHNELL = Sampling(steps=4, guidance=0.0)
+
+
+def add(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "generate",
+        help="paint a picture and find concepts in it",
+        description="Paint a picture and write a mask for each concept, heat maps, an overlay, "
+        "a label map and a report. The picture is the one that comes without concepts.",
+        epilog=options.DEFAULTS_NOTE,
+        usage="python -m conceptattention_core generate --model DIR_OR_ID --prompt TEXT "
+        "--concepts NAMES --out DIR [options]",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=generate)
+
+    what = parser.add_argument_group("what")
+    options.add_model(what)
+    what.add_argument("--prompt", required=True, metavar="TEXT", help="what to paint")
+    options.add_concepts(what)
+    options.add_out(what)
+
+    how = parser.add_argument_group("how to paint")
+    how.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to stay away from")
+    how.add_argument("--guidance", type=float, metavar="X", help="3.5 for dev, 0 for schnell")
+    how.add_argument(
+        "--true-cfg",
+        "--true-cfg-scale",
+        dest="true_cfg_scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="true guidance against the negative prompt, when above 1; takes twice as long",
+    )
+    how.add_argument("--steps", type=options.count, metavar="N", help="28 for dev, 4 for schnell")
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="of the first picture")
+    how.add_argument("--height", type=options.pixels, metavar="PIXELS", help="1024")
+    how.add_argument("--width", type=options.pixels, metavar="PIXELS", help="1024")
+    how.add_argument(
+        "--batch",
+        type=options.count,
+        default=1,
+        metavar="N",
+        help="pictures, with seeds one after another",
+    )
+
+    read = parser.add_argument_group("how to read the attention")
+    options.add_reading(read)
+    read.add_argument("--step-range", default="all", metavar="RANGE", help=f"of steps: {ACCEPTED}")
+    options.add_background(read)
+    options.add_masks(parser.add_argument_group("how to draw masks"))
+    options.add_machine(parser.add_argument_group("where to compute"))
+    return parser
+
+
+def generate(asked: argparse.Namespace) -> int:
+    method = Method(asked.attend, asked.space)
+    concepts = parse(asked.concepts, asked.background)
+    spec = RecordSpec(concepts, asked.tokens, method, asked.blocks)
+    for notice in concepts.notices:
+        print(notice)
+    options.make_room(asked.out, asked.overwrite)
+
+    import numpy as np
+    import torch
+
+    from ..export import save
+
+    with models.needs_diffusers():
+        from ..hosts.diffusers.families import find
+        from ..hosts.diffusers.patch import record
+
+    started = time.perf_counter()
+    pipe = models.load(asked.model, *models.choose_place(asked.device, asked.dtype))
+    family = find(pipe)
+    usual = DEV if pipe.transformer.config.guidance_embeds else SCHNELL
+    sampling = Sampling(
+        **{
+            name: value if getattr(asked, name) is None else getattr(asked, name)
+            for name, value in asdict(usual).items()
+        }
+    )
+    select(asked.step_range, sampling.steps, "steps")  # says so before it takes time
+    length = family.text_length(pipe)
+    seeds = [asked.seed + i for i in range(asked.batch)]
+    loaded = time.perf_counter()
+
+    with record(pipe, spec, max_sequence_length=length) as listener:
+        images = pipe(
+            asked.prompt,
+            negative_prompt=asked.negative_prompt if asked.true_cfg_scale > 1 else None,
+            true_cfg_scale=asked.true_cfg_scale,
+            guidance_scale=sampling.guidance,
+            num_inference_steps=sampling.steps,
+            height=sampling.height,
+            width=sampling.width,
+            num_images_per_prompt=asked.batch,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            max_sequence_length=length,
+        ).images
+    painted = time.perf_counter()
+
+    maps = reduce(
+        listener.recording(),
+        steps=asked.step_range,
+        blocks=asked.blocks,
+        order=asked.order,
+        temperature=asked.temperature,
+    )
+    pictures = []
+    for b, (image, seed) in enumerate(zip(images, seeds, strict=True)):
+        folder = "." if asked.batch == 1 else f"{seed}"
+        found = save(
+            asked.out / folder,
+            np.asarray(image),
+            maps,
+            b,
+            threshold=asked.threshold,
+            amount=asked.level,
+            soft=not asked.hard,
+        )
+        image.save(asked.out / folder / "image.png")
+        pictures.append({"folder": folder, "seed": seed, **found})
+        _tell(asked.out / folder, found["concepts"])
+
+    report = {
+        "model": asked.model,
+        "family": family.name,
+        "prompt": asked.prompt,
+        "negative_prompt": asked.negative_prompt,
+        "true_cfg_scale": asked.true_cfg_scale,
+        **asdict(sampling),
+        "device": str(pipe.device),
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "pictures": pictures,
+        "seconds": {
+            "load": round(loaded - started, 2),
+            "paint": round(painted - loaded, 2),
+            "write": round(time.perf_counter() - painted, 2),
+        },
+        "versions": dict(models.list_versions()),
+    }
+    text = json.dumps(report, ensure_ascii=False, indent=1)
+    (asked.out / "report.json").write_text(text + "\n", "utf-8")
+    return 0
+
+
+def _tell(folder: Path, concepts: list[dict]) -> None:
+    print(folder)
+    width = max(len(concept["name"]) for concept in concepts)
+    for concept in concepts:
+        share = f"{concept['coverage']:.1%}" if concept["present"] else "absent"
+        print(f"  {concept['name']:{width}}  {share:>6}  {concept['mask']}")

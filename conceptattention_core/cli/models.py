@@ -1,0 +1,86 @@
+"""Loading a model for a command, and saying what it was loaded with."""
+
+import importlib.metadata
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import ConceptAttentionError
+
+if TYPE_CHECKING:
+    import torch
+
+VERSIONS = ("torch", "diffusers", "transformers", "numpy", "opencv-python", "pillow")
+
+
+@contextmanager
+def needs_diffusers() -> Iterator[None]:
+    """Says what to install where the packages of this host are missing."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("diffusers", "transformers"):
+            raise
+        raise ConceptAttentionError(
+            f"This command needs {error.name}: pip install diffusers transformers"
+        ) from None
+
+
+def choose_place(device: str, dtype: str) -> "tuple[str, torch.dtype]":
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            device = "cuda"
+        else:
+            device = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ConceptAttentionError(f"There is no device '{device}' here: {reason}") from None
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    return device, getattr(torch, dtype)
+
+
+def load(model: str, device: str, dtype: "torch.dtype") -> Any:
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise ConceptAttentionError(
+                f"{folder} holds no diffusers pipeline: it has no model_index.json."
+            )
+        model = str(folder)
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise ConceptAttentionError(f"There is no folder {folder}.")
+    import diffusers
+    import transformers
+    from packaging.version import Version
+
+    keyword = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+    transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        diffusers.utils.logging.disable_progress_bar()
+    try:
+        pipe = diffusers.AutoPipelineForText2Image.from_pretrained(model, **{keyword: dtype})
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        hint = "" if folder.is_dir() else " (No folder here has that name, so the Hub was asked.)"
+        raise ConceptAttentionError(f"Could not load the model {model}: {reason}{hint}") from None
+    pipe.set_progress_bar_config(desc="Painting", disable=None)  # None: only on a terminal
+    return pipe.to(device)
+
+
+def list_versions() -> Iterable[tuple[str, str]]:
+    for package in VERSIONS:
+        try:
+            yield package, importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue

@@ -1,0 +1,158 @@
+"""`segment`: find concepts in pictures that exist already."""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..attention import Method
+from ..concepts import parse
+from ..locating import MEGAPIXELS, LocateSpec, parse_noise
+from ..maps import ConceptMaps, reduce
+from ..pictures import Pixels, list_pictures
+from ..recording import RecordSpec
+from ..segmenting import list_open, open_folder
+from ..segmenting import segment as segment_pictures
+from . import models, options
+
+SUMMARY = "summary.json"
+
+
+def add(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "segment",
+        help="find concepts in pictures that exist already",
+        description="Write for each picture a folder with a mask for each concept, heat maps, an "
+        "overlay, a label map and a report. A run that was stopped goes on where it was.",
+        epilog=options.DEFAULTS_NOTE,
+        usage="python -m conceptattention_core segment PATH ... --concepts NAMES "
+        "--model DIR_OR_ID --out DIR [options]",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=segment)
+
+    what = parser.add_argument_group("what")
+    what.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="pictures, or folders")
+    options.add_concepts(what)
+    options.add_model(what)
+    options.add_out(what)
+
+    look = parser.add_argument_group("how to look at a picture")
+    options.add_look(look)
+    look.add_argument(
+        "--megapixels",
+        type=options.positive,
+        default=MEGAPIXELS,
+        metavar="X",
+        help="larger pictures are looked at in this size; masks keep the picture's",
+    )
+    look.add_argument(
+        "--batch", type=options.count, default=1, metavar="N", help="pictures of one size at once"
+    )
+    read = parser.add_argument_group("how to read the attention")
+    options.add_reading(read)
+    options.add_background(read)
+    options.add_masks(parser.add_argument_group("how to draw masks"))
+    machine = parser.add_argument_group("where to compute")
+    options.add_machine(machine)
+    options.add_ray(machine)
+    return parser
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a process needs to turn pictures into maps."""
+
+    model: str
+    device: str
+    dtype: str
+    spec: RecordSpec
+    how: LocateSpec
+    order: str
+    temperature: float
+
+
+class Locator:
+    """A loaded model that finds concepts in pictures."""
+
+    def __init__(self, job: Job):
+        with models.needs_diffusers():
+            from ..hosts.diffusers.families import find
+
+        self.job = job
+        self.pipe = models.load(job.model, *models.choose_place(job.device, job.dtype))
+        find(self.pipe)  # says so before it takes time
+
+    def __call__(self, pictures: list[Pixels]) -> ConceptMaps:
+        """Maps of pictures of one size."""
+        import numpy as np
+        import torch
+        from einops import rearrange
+
+        from ..hosts.diffusers.locate import locate
+
+        stacked = torch.from_numpy(np.stack(pictures)).float() / 255
+        pixels = rearrange(stacked, "b h w rgb -> b rgb h w")
+        recording = locate(self.pipe, pixels, self.job.spec, self.job.how)
+        return reduce(recording, order=self.job.order, temperature=self.job.temperature)
+
+
+def segment(asked: argparse.Namespace) -> int:
+    concepts = parse(asked.concepts, asked.background)
+    for notice in concepts.notices:
+        print(notice)
+    job = Job(
+        asked.model,
+        asked.device,
+        asked.dtype,
+        RecordSpec(concepts, asked.tokens, Method(asked.attend, asked.space), asked.blocks),
+        LocateSpec(
+            asked.caption, parse_noise(asked.noise), asked.samples, asked.seed, asked.megapixels
+        ),
+        asked.order,
+        asked.temperature,
+    )
+    masks = {"threshold": asked.threshold, "amount": asked.level, "soft": not asked.hard}
+    settings = json.loads(json.dumps({**asdict(job), "masks": masks}))
+    pictures = list_pictures(asked.paths)
+    open_folder(asked.out, settings, asked.overwrite)
+    todo = list_open(pictures, asked.out, settings)
+    done = len(pictures) - len(todo)
+    if done:
+        print(f"{done} of {len(pictures)} are done already.")
+
+    from tqdm import tqdm
+
+    started, failed, made = time.perf_counter(), [], 0
+    if not todo:
+        outcomes = iter(())
+    elif asked.ray is None:
+        outcomes = segment_pictures(todo, Locator(job), asked.out, settings, asked.batch)
+    else:
+        from .cluster import segment_on_ray
+
+        outcomes = segment_on_ray(asked.ray, todo, job, asked.out, settings, asked.batch)
+    for outcome in tqdm(outcomes, total=len(todo), unit="picture", disable=None):
+        if outcome.error:
+            failed.append({"picture": str(outcome.picture.path), "error": outcome.error})
+        else:
+            made += 1
+    seconds = time.perf_counter() - started
+
+    rate = f", {made / seconds:.2f} a second" if made else ""
+    print(f"{made} made, {done} were done, {len(failed)} failed{rate}: {asked.out}")
+    for failure in failed:
+        print(f"  {failure['error']}")
+    summary = {
+        "pictures": len(pictures),
+        "made": made,
+        "done before": done,
+        "failed": failed,
+        "seconds": round(seconds, 2),
+        "versions": dict(models.list_versions()),
+    }
+    text = json.dumps(summary, ensure_ascii=False, indent=1)
+    (asked.out / SUMMARY).write_text(text + "\n", "utf-8")
+    return 1 if failed else 0

@@ -1,0 +1,99 @@
+"""Concepts in an existing picture: noise its latent a little, run the joint blocks once, listen.
+
+ConceptAttention, arXiv 2502.04320, section 5. A diffusion model that is asked to go on from a
+half-noised picture has to understand it, and its blocks say so.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import ConceptAttentionError
+
+MEGAPIXELS = 1.0
+
+
+@dataclass(frozen=True)
+class LocateSpec:
+    """How a picture is looked at.
+
+    `noise` holds one or more noise levels in 0..1: x_t = (1 - t) z + t * noise. At each of them
+    the picture is looked at `samples` times, with other noise. `megapixels` bounds the size at
+    which the model sees it; masks come at the size of the picture.
+    """
+
+    caption: str = ""
+    noise: tuple[float, ...] = (0.5,)
+    samples: int = 1
+    seed: int = 0
+    megapixels: float = MEGAPIXELS
+
+    def __post_init__(self):
+        if not self.noise or not all(0 < level < 1 for level in self.noise):
+            found = ", ".join(map(str, self.noise)) or "none"
+            raise ConceptAttentionError(
+                f"Noise levels lie between 0 (the picture) and 1 (noise alone); got {found}."
+            )
+        if self.samples < 1:
+            raise ConceptAttentionError(
+                f"A picture is looked at once or more often; got {self.samples} samples."
+            )
+        if self.megapixels <= 0:
+            raise ConceptAttentionError(
+                f"A picture of {self.megapixels} megapixels shows nothing; give more than 0."
+            )
+
+    @property
+    def looks(self) -> int:
+        """How often the model is called."""
+        return len(self.noise) * self.samples
+
+
+def parse_noise(text: str) -> tuple[float, ...]:
+    """Noise levels from text, comma-separated."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ConceptAttentionError(
+            f"Noise levels are numbers between 0 and 1, comma-separated; got '{text}'."
+        ) from None
+
+
+def fit(h: int, w: int, multiple: int, megapixels: float = MEGAPIXELS) -> tuple[int, int]:
+    """The size nearest to `h w` that is whole patches and within `megapixels`.
+
+    The shape stays as it is up to half a patch on each side.
+    """
+    shrink = min(1.0, (megapixels * 2**20 / (h * w)) ** 0.5)
+    y, x = (max(1, round(n * shrink / multiple)) for n in (h, w))
+    return y * multiple, x * multiple
+
+
+def resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures `b rgb h w` in 0..1 at another size (h, w)."""
+    if tuple(pictures.shape[-2:]) == size:
+        return pictures
+    resized = F.interpolate(
+        pictures, size=size, mode="bicubic", align_corners=False, antialias=True
+    )
+    return resized.clamp(0, 1)
+
+
+def draw_looks(spec: LocateSpec, latent: Tensor) -> Iterator[tuple[int, float, Tensor]]:
+    """For each look its place in `spec.noise`, the noise level, and noise `b c h w`.
+
+    All pictures of a batch get the same noise, so that none depends on its neighbours.
+    """
+    for sample in range(spec.samples):
+        generator = torch.Generator().manual_seed(spec.seed + sample)
+        noise = torch.randn(1, *latent.shape[1:], generator=generator).to(latent)
+        for place, level in enumerate(spec.noise):
+            yield place, level, noise.expand_as(latent)
+
+
+def blend(latent: Tensor, noise: Tensor, level: float) -> Tensor:
+    """The latent at a noise level 0..1, as rectified flow has it."""
+    return (1 - level) * latent + level * noise

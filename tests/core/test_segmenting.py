@@ -1,0 +1,132 @@
+"""Runs over many pictures: whole or not at all, never twice, never mixed."""
+
+import numpy as np
+import pytest
+import torch
+from conceptattention.conceptattention_core import ConceptAttentionError, segmenting
+from conceptattention.conceptattention_core.pictures import list_pictures
+from conceptattention.conceptattention_core.recording import Grid
+from conceptattention.conceptattention_core.segmenting import list_open, open_folder, segment
+from PIL import Image
+
+from .examples import soft_maps
+
+SETTINGS = {"model": "tiny", "masks": {"threshold": "mean", "amount": 0.5, "soft": True}}
+
+
+class Locator:
+    """Stands in for a model: maps that depend on the pictures alone."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, pictures):
+        self.seen.append(len(pictures))
+        h, w = pictures[0].shape[:2]
+        grid = Grid(3, 4, 16, 48, 64, size=(h, w))
+        maps = soft_maps(len(pictures), seed=int(pictures[0].sum()) % 1000, grid=grid)
+        return maps
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five pictures of two sizes, one of them broken."""
+    pictures = tmp_path / "in"
+    pictures.mkdir()
+    for i in range(5):
+        size = (64, 48) if i < 3 else (50, 70)
+        Image.fromarray(np.full((*size[::-1], 3), 40 * i, np.uint8)).save(pictures / f"{i}.png")
+    (pictures / "1.png").write_text("broken")
+    return pictures
+
+
+def run(folder, out, locate=None, batch=1, settings=SETTINGS, overwrite=False):
+    open_folder(out, settings, overwrite)
+    todo = list_open(list_pictures([folder]), out, settings)
+    return list(segment(todo, locate or Locator(), out, settings, batch))
+
+
+def contents(out):
+    return {
+        str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()
+    }
+
+
+def test_a_broken_picture_is_named_and_the_rest_go_on(folder, tmp_path):
+    outcomes = run(folder, tmp_path / "out")
+    errors = {outcome.picture.name: outcome.error for outcome in outcomes}
+    assert [errors.pop(name) for name in ("0", "2", "3", "4")] == [""] * 4
+    assert "1.png is no picture" in errors.pop("1") and not errors
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("0", "2", "3", "4"),
+        "segment.json",
+    ]
+
+
+def test_pictures_of_one_size_go_together(folder, tmp_path):
+    locate = Locator()
+    outcomes = run(folder, tmp_path / "out", locate, batch=2)
+    assert len(outcomes) == 5
+    assert locate.seen == [2, 2]
+
+
+def test_a_finished_picture_is_not_done_again(folder, tmp_path):
+    run(folder, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    locate = Locator()
+    outcomes = run(folder, tmp_path / "out", locate)
+    assert locate.seen == [] and len(outcomes) == 1  # the broken one is tried again
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("written", range(4))
+def test_a_run_that_broke_off_ends_like_an_unbroken_one(folder, tmp_path, written, monkeypatch):
+    run(folder, tmp_path / "whole")
+    count = 0
+    save = segmenting.save
+
+    def save_until_the_disk_is_full(partial, *rest, **settings):
+        nonlocal count
+        found = save(partial, *rest, **settings)
+        count += 1
+        if count > written:
+            raise OSError(28, "No space left on device", str(partial))
+        return found
+
+    monkeypatch.setattr(segmenting, "save", save_until_the_disk_is_full)
+    with pytest.raises(OSError, match="No space left"):
+        run(folder, tmp_path / "out")
+    done = [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    assert len(done) == written  # nothing half-written under any name
+    monkeypatch.undo()
+    run(folder, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_other_settings_are_never_mixed_in(folder, tmp_path):
+    out = tmp_path / "out"
+    run(folder, out)
+    other = {**SETTINGS, "model": "another"}
+    with pytest.raises(ConceptAttentionError, match=r"other settings \(model\)"):
+        run(folder, out, settings=other)
+    locate = Locator()
+    run(folder, out, locate, settings=other, overwrite=True)
+    assert sum(locate.seen) == 4
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(ConceptAttentionError, match="is not empty"):
+        run(folder, tmp_path / "out")
+    run(folder, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_a_model_that_fails_ends_the_run_and_leaves_no_picture_half_done(folder, tmp_path):
+    def fail(pictures):
+        raise torch.OutOfMemoryError("too large")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        run(folder, tmp_path / "out", fail)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["segment.json"]
