@@ -83,6 +83,26 @@ def reduce(
         raise ConceptAttentionError(f"Unknown order '{order}'. Accepted: {', '.join(ORDERS)}.")
     if not temperature > 0:
         raise ConceptAttentionError(f"The temperature must be above 0, got {temperature}.")
+    scores = choose(recording, steps, blocks) / temperature
+    return ConceptMaps(
+        ORDERS[order](scores),
+        recording.concepts,
+        recording.grid,
+        {
+            "model": recording.model,
+            "tokens": recording.spec.tokens,
+            "attend to": recording.spec.method.attend,
+            "space": recording.spec.method.space,
+            "steps": steps,
+            "blocks": blocks,
+            "order": order,
+            "temperature": temperature,
+        },
+    )
+
+
+def choose(recording: Recording, steps: str = "all", blocks: str = "all") -> Tensor:
+    """The raw scores `b step block c y x` of the chosen part of a recording."""
     last_step = recording.steps[-1][1]
     wanted_steps = select(steps, last_step + 1, "steps")
     wanted_blocks = select(blocks, recording.blocks[-1] + 1, "blocks")
@@ -102,22 +122,7 @@ def reduce(
             f"Blocks '{blocks}' were not recorded; recorded: "
             f"{_span(recording.blocks[0], recording.blocks[-1])}."
         )
-    scores = recording.scores[:, at][:, :, within] / temperature
-    return ConceptMaps(
-        ORDERS[order](scores),
-        recording.concepts,
-        recording.grid,
-        {
-            "model": recording.model,
-            "tokens": recording.spec.tokens,
-            "attend to": recording.spec.method.attend,
-            "space": recording.spec.method.space,
-            "steps": steps,
-            "blocks": blocks,
-            "order": order,
-            "temperature": temperature,
-        },
-    )
+    return recording.scores[:, at][:, :, within]
 
 
 def presence(maps: ConceptMaps) -> list[list[Presence]]:

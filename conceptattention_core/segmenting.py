@@ -32,20 +32,23 @@ class Outcome:
     error: str = ""
 
 
-def open_folder(out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+def open_folder(
+    out: Path, settings: Mapping[str, Any], overwrite: bool, name: str = SETTINGS
+) -> None:
     """Make `out` ready for a run with `settings`; one with the same settings goes on.
 
-    Pictures done with other settings are never mixed in and never replaced unless `overwrite`.
+    They are kept in a file `name`. Results of other settings are never mixed in and never
+    replaced unless `overwrite`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    file = out / SETTINGS
+    file = out / name
     earlier = _read_json(file)
     if earlier is None and any(out.iterdir()) and not overwrite:
         raise ConceptAttentionError(f"{out} is not empty. Name another folder, or add --overwrite.")
     if earlier is not None and earlier != settings and not overwrite:
         changed = [name for name in settings if earlier.get(name) != settings[name]]
         raise ConceptAttentionError(
-            f"{out} holds masks made with other settings ({', '.join(changed)}). "
+            f"{out} holds results of other settings ({', '.join(changed)}). "
             "Name another folder, or add --overwrite."
         )
     if earlier != settings:

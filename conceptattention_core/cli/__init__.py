@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import ConceptAttentionError
-from . import generate, segment
+from . import evaluate, generate, segment
 
 PROGRAM = "python -m conceptattention_core"
 DEFAULTS = "conceptattention.json"
@@ -20,6 +20,7 @@ DEFAULTS = "conceptattention.json"
 COMMANDS: dict[str, Callable[[Any], argparse.ArgumentParser]] = {
     "generate": generate.add,
     "segment": segment.add,
+    "evaluate": evaluate.add,
 }
 
 

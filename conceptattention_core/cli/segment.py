@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from ..attention import Method
 from ..concepts import parse
 from ..locating import MEGAPIXELS, LocateSpec, parse_noise
 from ..maps import ConceptMaps, reduce
-from ..pictures import Pixels, list_pictures
+from ..pictures import PictureFile, Pixels, list_pictures
 from ..recording import RecordSpec
-from ..segmenting import list_open, open_folder
+from ..segmenting import Outcome, list_open, open_folder
 from ..segmenting import segment as segment_pictures
 from . import models, options
 
@@ -99,6 +100,42 @@ class Locator:
         return reduce(recording, order=self.job.order, temperature=self.job.temperature)
 
 
+class Actor:
+    """A process of a cluster that does its share of the pictures."""
+
+    def __init__(self, job: Job, out: Path, settings: dict[str, Any]):
+        self.locate, self.out, self.settings = Locator(job), out, settings
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:
+        pictures = [
+            PictureFile(Path(path), name)
+            for path, name in zip(rows["path"].tolist(), rows["name"].tolist(), strict=True)
+        ]
+        outcomes = list(
+            segment_pictures(pictures, self.locate, self.out, self.settings, len(pictures))
+        )
+        return {
+            "name": [outcome.picture.name for outcome in outcomes],
+            "error": [outcome.error for outcome in outcomes],
+        }
+
+
+def _segment_on_ray(
+    address: str,
+    pictures: list[PictureFile],
+    job: Job,
+    out: Path,
+    settings: dict[str, Any],
+    batch: int,
+) -> Iterator[Outcome]:
+    from .cluster import spread
+
+    rows = [{"path": str(picture.path.resolve()), "name": picture.name} for picture in pictures]
+    named = {picture.name: picture for picture in pictures}
+    for row in spread(address, rows, Actor, (job, out.resolve(), settings), batch):
+        yield Outcome(named[row["name"]], row["error"])
+
+
 def segment(asked: argparse.Namespace) -> int:
     concepts = parse(asked.concepts, asked.background)
     for notice in concepts.notices:
@@ -131,9 +168,7 @@ def segment(asked: argparse.Namespace) -> int:
     elif asked.ray is None:
         outcomes = segment_pictures(todo, Locator(job), asked.out, settings, asked.batch)
     else:
-        from .cluster import segment_on_ray
-
-        outcomes = segment_on_ray(asked.ray, todo, job, asked.out, settings, asked.batch)
+        outcomes = _segment_on_ray(asked.ray, todo, job, asked.out, settings, asked.batch)
     for outcome in tqdm(outcomes, total=len(todo), unit="picture", disable=None):
         if outcome.error:
             failed.append({"picture": str(outcome.picture.path), "error": outcome.error})

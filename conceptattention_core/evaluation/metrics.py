@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,22 @@ class Score:
             for label, count in others.items():
                 own[label] += count
         self.precisions += other.precisions
+
+    def counts(self) -> dict[str, Any]:
+        """What JSON can hold, for `of_counts`."""
+        return {
+            "right": self.right,
+            "judged": self.judged,
+            "classes": {str(k): [self.both[k], n] for k, n in sorted(self.either.items())},
+            "precisions": self.precisions,
+        }
+
+    @classmethod
+    def of_counts(cls, counts: dict[str, Any]) -> Score:
+        score = cls(counts["right"], counts["judged"], precisions=list(counts["precisions"]))
+        for label, (both, either) in counts["classes"].items():
+            score.both[int(label)], score.either[int(label)] = both, either
+        return score
 
     @property
     def accuracy(self) -> float:

@@ -107,7 +107,7 @@ def test_other_settings_are_never_mixed_in(folder, tmp_path):
     out = tmp_path / "out"
     run(folder, out)
     other = {**SETTINGS, "model": "another"}
-    with pytest.raises(ConceptAttentionError, match=r"other settings \(model\)"):
+    with pytest.raises(ConceptAttentionError, match=r"of other settings \(model\)"):
         run(folder, out, settings=other)
     locate = Locator()
     run(folder, out, locate, settings=other, overwrite=True)

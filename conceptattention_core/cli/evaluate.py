@@ -1,0 +1,339 @@
+"""`evaluate`: the paper's tables, and the demo's own."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import ConceptAttentionError
+from ..attention import ATTEND, SPACES, Method
+from ..evaluation.datasets import Dataset, Sample, open_imagenet_segmentation, open_voc
+from ..evaluation.protocols import PROTOCOLS, Protocol
+from ..evaluation.run import (
+    LINES,
+    VARIANTS,
+    Plan,
+    Variant,
+    ask,
+    evaluate,
+    read_lines,
+    stack,
+    total,
+    write_line,
+)
+from ..evaluation.tables import figures, write_csv, write_markdown
+from ..locating import LocateSpec, parse_noise
+from ..maps import ORDERS
+from ..pictures import Pixels
+from ..recording import TOKENS, Recording, RecordSpec
+from ..segmenting import open_folder
+from . import models, options
+
+SETTINGS = "evaluate.json"
+HELD_OUT_SCENES = 10_000_000  # the demo model was trained on none from here on
+SCENES, SCENE_PIXELS = 200, 256
+
+
+def add(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure how right the maps are, on pictures with known masks",
+        description="Measure pixel accuracy, mIoU and mAP by the paper's protocols, or on drawn "
+        "scenes. A run that was stopped goes on where it was.",
+        epilog=options.DEFAULTS_NOTE,
+        usage="python -m conceptattention_core evaluate PROTOCOL --model DIR_OR_ID --data PATH "
+        "--out DIR [options]",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+
+    what = parser.add_argument_group("what")
+    what.add_argument(
+        "protocol", choices=list(PROTOCOLS), metavar="PROTOCOL", help="|".join(PROTOCOLS)
+    )
+    options.add_model(what)
+    what.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="gtsegs_ijcv.mat, or a VOC2012 folder; scenes are drawn and need none",
+    )
+    what.add_argument(
+        "--names", type=Path, metavar="FILE", help="names of WordNet ids: 'n01440764 tench' a line"
+    )
+    options.add_out(what)
+    what.add_argument("--limit", type=options.count, metavar="N", help="only the first N pictures")
+    what.add_argument(
+        "--all-variants", action="store_true", help="every row of the paper's ablations"
+    )
+    what.add_argument("--curves", action="store_true", help="also each block and noise level")
+    what.add_argument(
+        "--figures", type=int, default=8, metavar="N", help="8; pictures drawn beside their truth"
+    )
+    what.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="only the I-th of N parts, from 1"
+    )
+
+    how = parser.add_argument_group("otherwise than the protocol")
+    how.add_argument(
+        "--space", choices=list(SPACES), default="output", metavar="NAME", help=" | ".join(SPACES)
+    )
+    how.add_argument(
+        "--attend",
+        choices=list(ATTEND),
+        default="concepts and image",
+        metavar="NAME",
+        help=" | ".join(ATTEND),
+    )
+    how.add_argument(
+        "--softmax", action=argparse.BooleanOptionalAction, help="whether concepts compete"
+    )
+    how.add_argument("--order", **options.one_of("what comes first", ORDERS))
+    how.add_argument("--tokens", **options.one_of("tokens of a concept that count", TOKENS))
+    how.add_argument("--blocks", metavar="RANGE", help="blocks that are read")
+    how.add_argument("--noise", metavar="T", help="noise levels, comma-separated")
+    how.add_argument("--samples", type=options.count, metavar="N", help="noises that are averaged")
+    how.add_argument("--size", type=options.pixels, metavar="PIXELS", help="side of the pictures")
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise")
+    machine = parser.add_argument_group("where to compute")
+    options.add_machine(machine)
+    options.add_ray(machine)
+    return parser
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no part such as 2/5")
+    return int(index), int(count)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a process needs to judge samples."""
+
+    protocol: str
+    data: Path | None
+    names: Path | None
+    size: int | None
+    count: int
+    changes: dict[str, Any]
+    variants: tuple[Variant, ...]
+    tokens: str
+    order: str
+    seed: int
+    curves: bool
+    model: str
+    device: str
+    dtype: str
+
+    @property
+    def plan(self) -> Plan:
+        protocol = PROTOCOLS[self.protocol].changed(**self.changes)
+        return Plan(protocol, self.variants, self.tokens, self.order, self.seed, self.curves)
+
+    def open(self) -> Dataset:
+        if self.protocol == "scenes":
+            return open_scenes(self.count, self.size or SCENE_PIXELS)
+        if self.data is None:
+            raise ConceptAttentionError(f"{self.protocol} needs --data PATH.")
+        if self.protocol == "imagenet-segmentation":
+            return open_imagenet_segmentation(self.data, self.names)
+        data = open_voc(self.data)
+        return only_single_class(data) if self.protocol == "voc-single" else data
+
+
+def open_scenes(count: int, size: int) -> Dataset:
+    """The demo's drawn landscapes with exact masks, none of which was trained on."""
+    try:
+        from demo.scenes import WORDS, scene
+    except ModuleNotFoundError:
+        raise ConceptAttentionError(
+            "The scenes are drawn by the folder 'demo' of this repository: run from its root."
+        ) from None
+    import numpy as np
+
+    def read(key: str) -> Sample:
+        drawn = scene(int(key), size)
+        labels = np.zeros(drawn.image.shape[:2], np.uint8)
+        for word, mask in drawn.masks.items():
+            labels[mask] = WORDS.index(word) + 1
+        return Sample(
+            key, drawn.image, labels, {WORDS.index(word) + 1: word for word in drawn.masks}
+        )
+
+    return Dataset(tuple(str(HELD_OUT_SCENES + i) for i in range(count)), read)
+
+
+def only_single_class(data: Dataset) -> Dataset:
+    """The pictures that show one class, as foreground 1 (the paper: at 224 pixels)."""
+    protocol = PROTOCOLS["voc-single"]
+
+    def read(key: str) -> Sample:
+        sample = data.read(key)
+        ((label, word),) = sample.classes.items()
+        labels = sample.labels.copy()
+        labels[labels == label] = 1
+        return Sample(key, sample.image, labels, {1: word})
+
+    def shows_one(key: str) -> bool:
+        sample = data.read(key)
+        values = set(protocol.truth(sample).flat) - {255}
+        return len(sample.classes) == 1 and len(values) <= 2
+
+    return Dataset(tuple(key for key in data.keys if shows_one(key)), read)
+
+
+class Judge:
+    """A loaded model and a data set: from the key of a sample to its scores."""
+
+    def __init__(self, job: Job):
+        with models.needs_diffusers():
+            from ..hosts.diffusers.families import find
+
+        self.data, self.plan = job.open(), job.plan
+        self.pipe = models.load(job.model, *models.choose_place(job.device, job.dtype))
+        find(self.pipe)  # says so before it takes time
+
+    def look(self, image: Pixels, spec: RecordSpec, how: LocateSpec) -> Recording:
+        from ..hosts.diffusers.locate import locate
+
+        unlimited = replace(how, megapixels=float("inf"))  # the protocol says how large
+        return locate(self.pipe, stack([image]), spec, unlimited)
+
+    def scores(self, key: str) -> dict[str, Any]:
+        return evaluate(self.data.read(key), self.plan, self.look)
+
+
+class Actor:
+    """A process of a cluster that judges its share of the samples."""
+
+    def __init__(self, job: Job):
+        self.judge = Judge(job)
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:
+        keys = rows["key"].tolist()
+        scores = [self.judge.scores(key) for key in keys]
+        counts = [{name: score.counts() for name, score in one.items()} for one in scores]
+        return {"key": keys, "scores": [json.dumps(one) for one in counts]}
+
+
+def run(asked: argparse.Namespace) -> int:
+    changes: dict[str, Any] = {
+        "picture": asked.size if asked.protocol != "scenes" else None,
+        "blocks": asked.blocks,
+        "noise": parse_noise(asked.noise) if asked.noise else None,
+        "samples": asked.samples,
+        "softmax": asked.softmax,
+    }
+    protocol = PROTOCOLS[asked.protocol].changed(**changes)
+    own = _choose_variant(asked, protocol)
+    others = [variant for variant in VARIANTS if variant != own] if asked.all_variants else []
+    variants = (own, *others)
+    job = Job(
+        asked.protocol,
+        asked.data and asked.data.resolve(),
+        asked.names and asked.names.resolve(),
+        asked.size,
+        asked.limit or SCENES,
+        changes,
+        variants,
+        asked.tokens,
+        asked.order,
+        asked.seed,
+        asked.curves,
+        asked.model,
+        asked.device,
+        asked.dtype,
+    )
+    settings = json.loads(
+        json.dumps({**asdict(job), "versions": dict(models.list_versions())}, default=str)
+    )
+    open_folder(asked.out, settings, asked.overwrite, SETTINGS)
+    data = job.open()
+    keys = list(data.keys[: asked.limit])
+    lines = asked.out / LINES
+    if asked.shard:
+        index, count = asked.shard
+        keys = keys[index - 1 :: count]
+        lines = asked.out / f"results-{index}-of-{count}.jsonl"
+    if asked.overwrite:
+        lines.unlink(missing_ok=True)
+    every = lambda: read_lines(sorted({lines, *asked.out.glob("results*.jsonl")}))  # noqa: E731
+    done = every()
+    todo = [key for key in keys if key not in done]
+
+    from tqdm import tqdm
+
+    started = time.perf_counter()
+    results = _judge_here(job, todo) if asked.ray is None else _judge_on_ray(asked.ray, job, todo)
+    for key, scores in tqdm(results, total=len(todo), unit="picture", disable=None):
+        write_line(lines, key, scores)
+    seconds = time.perf_counter() - started
+
+    done = every()
+    totals = total(done)
+    shown = [variant.name for variant in dict.fromkeys((*variants, *VARIANTS))]
+    table = write_markdown(asked.protocol, totals, shown, len(done))
+    (asked.out / "table.md").write_text(table, "utf-8")
+    (asked.out / "table.csv").write_text(write_csv(asked.protocol, totals), "utf-8")
+    report = {
+        "protocol": asked.protocol,
+        "pictures": len(done),
+        "figures": {name: figures(asked.protocol, score) for name, score in totals.items()},
+        "classes": {name: score.ious for name, score in totals.items()},
+        "seconds a picture": round(seconds / len(todo), 3) if todo else None,
+    }
+    (asked.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    if asked.figures > 0:
+        _draw(job, keys[: asked.figures], asked.out)
+    if asked.curves:
+        from ..evaluation.figures import save_curves
+
+        save_curves(asked.out / "curves.png", totals)
+    print(table)
+    return 0
+
+
+def _choose_variant(asked: argparse.Namespace, protocol: Protocol) -> Variant:
+    method = Method(asked.attend, asked.space)
+    for variant in VARIANTS:
+        if (variant.method, variant.softmax) == (method, protocol.softmax):
+            return variant
+    name = f"{asked.space} space, attending to {asked.attend}"
+    return Variant(name if protocol.softmax else f"{name}, no softmax", method, protocol.softmax)
+
+
+def _judge_here(job: Job, keys: list[str]) -> Iterator[tuple[str, Any]]:
+    if keys:
+        judge = Judge(job)
+        yield from ((key, judge.scores(key)) for key in keys)
+
+
+def _judge_on_ray(address: str, job: Job, keys: list[str]) -> Iterator[tuple[str, Any]]:
+    from ..evaluation.metrics import Score
+    from .cluster import spread
+
+    if keys:
+        for row in spread(address, [{"key": key} for key in keys], Actor, (job,)):
+            counts = json.loads(row["scores"])
+            yield row["key"], {name: Score.of_counts(one) for name, one in counts.items()}
+
+
+def _draw(job: Job, keys: list[str], out: Path) -> None:
+    """Maps of the first pictures beside the truth."""
+    from ..evaluation.figures import draw_row, save_rows
+    from ..maps import reduce
+
+    judge, rows = Judge(job), []
+    plan = judge.plan
+    for key in keys:
+        sample = judge.data.read(key)
+        image = plan.protocol.image(sample)
+        recording = judge.look(image, *ask(sample, plan, plan.variants[0].method))
+        maps = reduce(recording, order=job.order).maps[0]
+        rows.append(draw_row(image, plan.protocol.truth(sample), maps))
+    save_rows(out / "maps.png", rows)

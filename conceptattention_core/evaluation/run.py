@@ -1,0 +1,172 @@
+"""One pass over a data set: every variant on every sample, kept line by line.
+
+Results are counts, so that a run may stop, go on, and be split over machines: figures come from
+the sum of all lines. A line is written whole; a torn last line is dropped and done again.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import ConceptAttentionError
+from ..attention import Method
+from ..locating import LocateSpec
+from ..maps import ORDERS, choose
+from ..pictures import Pixels
+from ..recording import Recording, RecordSpec
+from .datasets import Sample
+from .metrics import Score
+from .protocols import Protocol
+
+LINES = "results.jsonl"
+CURVE_NOISE = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+Look = Callable[[Pixels, RecordSpec, LocateSpec], Recording]
+"""From a picture to what was heard of it."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to read the same model: a row of the paper's ablation tables."""
+
+    name: str
+    method: Method
+    softmax: bool
+
+
+OUTPUT = "output space"
+VARIANTS = (
+    Variant(OUTPUT, Method(), True),
+    Variant("output space, no softmax", Method(), False),
+    Variant("output space, attending to the image only", Method(attend="image"), True),
+    Variant("output space, attending to concepts only", Method(attend="concepts"), True),
+    Variant("output space, attending to nothing", Method(attend="nothing"), True),
+    Variant("cross-attention", Method(space="cross-attention"), True),
+    Variant("cross-attention, no softmax", Method(space="cross-attention"), False),
+    Variant("value space", Method(space="value"), True),
+    Variant("value space, no softmax", Method(space="value"), False),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done with every sample. `curves` adds every block and several noise levels."""
+
+    protocol: Protocol
+    variants: tuple[Variant, ...]
+    tokens: str = "all"
+    order: str = "softmax, then mean"
+    seed: int = 0
+    curves: bool = False
+
+
+def evaluate(sample: Sample, plan: Plan, look: Look) -> dict[str, Score]:
+    """The score of a sample by every variant, and for the first one by block and noise level."""
+    protocol = plan.protocol
+    image = protocol.image(sample)
+    heard: dict[Method, Recording] = {}
+    scores = {}
+    for variant in plan.variants:
+        if variant.method not in heard:
+            heard[variant.method] = look(image, *ask(sample, plan, variant.method))
+        scores[variant.name] = _judge(sample, plan, heard[variant.method], variant.softmax)
+    if plan.curves:
+        scores.update(_follow_curves(sample, plan, look))
+    return scores
+
+
+def ask(sample: Sample, plan: Plan, method: Method) -> tuple[RecordSpec, LocateSpec]:
+    """What the model is asked about a sample, and how it looks at it."""
+    protocol = plan.protocol
+    # a sample's noise depends on the sample alone, in whatever order and wherever it is done
+    seed = plan.seed + zlib.crc32(sample.key.encode())
+    caption = protocol.caption(tuple(sample.classes.values()))
+    return (
+        RecordSpec(protocol.concepts(sample), plan.tokens, method, protocol.blocks),
+        LocateSpec(caption, protocol.noise, protocol.samples, seed),
+    )
+
+
+def _judge(
+    sample: Sample,
+    plan: Plan,
+    recording: Recording,
+    softmax: bool,
+    steps: str = "all",
+    blocks: str = "all",
+) -> Score:
+    raw = choose(recording, steps, blocks)
+    maps = ORDERS[plan.order](raw)[0] if softmax else raw.mean((1, 2))[0]
+    return plan.protocol.score(sample, maps)
+
+
+def _follow_curves(sample: Sample, plan: Plan, look: Look) -> Iterator[tuple[str, Score]]:
+    """The paper's figure 7, from one recording: each block, and each of several noise levels."""
+    first = plan.variants[0]
+    spec, how = ask(sample, plan, first.method)
+    spec, how = replace(spec, blocks="all"), replace(how, noise=CURVE_NOISE)
+    recording = look(plan.protocol.image(sample), spec, how)
+    middle = str(len(CURVE_NOISE) // 2)
+    for block in recording.blocks:
+        score = _judge(sample, plan, recording, first.softmax, middle, str(block))
+        yield f"block {block}", score
+    for step, level in enumerate(CURVE_NOISE):
+        score = _judge(sample, plan, recording, first.softmax, str(step), plan.protocol.blocks)
+        yield f"noise {level}", score
+
+
+# --- results, line by line ------------------------------------------------------------------------
+
+
+def write_line(file: Path, key: str, scores: dict[str, Score]) -> None:
+    """Add the scores of one sample."""
+    counts = {name: score.counts() for name, score in scores.items()}
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps({"key": key, "scores": counts}) + "\n")
+
+
+def read_lines(files: Iterable[Path]) -> dict[str, dict[str, Score]]:
+    """The scores of every sample that is done, by key. A torn last line is not done."""
+    done: dict[str, dict[str, Score]] = {}
+    for file in files:
+        if not file.exists():
+            continue
+        lines = file.read_text("utf-8").splitlines()
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                if number == len(lines):
+                    _drop_torn_line(file)
+                    continue
+                raise ConceptAttentionError(f"{file} is damaged at line {number}.") from None
+            done[entry["key"]] = {
+                name: Score.of_counts(counts) for name, counts in entry["scores"].items()
+            }
+    return done
+
+
+def _drop_torn_line(file: Path) -> None:
+    whole = file.read_bytes().rpartition(b"\n")[0]
+    file.write_bytes(whole + b"\n" if whole else b"")
+
+
+def total(done: dict[str, dict[str, Score]]) -> dict[str, Score]:
+    """One score per variant, over all samples in the order of their keys."""
+    totals: dict[str, Score] = {}
+    for key in sorted(done):
+        for name, score in done[key].items():
+            totals.setdefault(name, Score()).merge(score)
+    return totals
+
+
+def stack(pictures: list[Pixels]) -> Tensor:
+    """Pictures of one size as `b rgb h w`, 0..1."""
+    return torch.stack([torch.from_numpy(one.copy()).permute(2, 0, 1) for one in pictures]) / 255
