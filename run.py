@@ -45,6 +45,7 @@ DEMO = {
 }
 
 TEST_TOOLS = ["pytest", "hypothesis"]
+EXTRAS = {"demo": "", "test": "[test,cluster]"}
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 
 
@@ -56,7 +57,7 @@ class SetupError(Exception):
 
 
 def demo(arguments: list[str]) -> int:
-    python = environment()
+    python = environment("demo")
     defaults = [word for option in DEMO.items() for word in option]
     if not any(word.split("=")[0] == "--out" for word in arguments):
         defaults.append("--overwrite")  # our own folder, made anew at each start
@@ -96,7 +97,7 @@ class Selection(NamedTuple):
 def test(arguments: list[str]) -> int:
     selection = select(arguments)
     comfyuis = find_comfyuis()
-    python = environment()
+    python = environment("test")
     parts = []
     if selection.plain:
         command = [python, "-m", "pytest", f"--ignore={COMFYUI_TESTS}"]
@@ -251,10 +252,10 @@ print(torch.__version__, torch.__path__[0], sep="\\n")
 """
 
 
-def environment() -> str:
-    """The Python of .venv with all that demo and tests need, which is installed when it is not."""
+def environment(purpose: str) -> str:
+    """The Python of .venv with all that `purpose` needs, which is installed when it is not."""
     python = str(executable(VENV))
-    stamp = VENV / "installed.txt"
+    stamp = VENV / f"installed-{purpose}.txt"
     sources = [ROOT / "pyproject.toml", ROOT / "requirements.txt", CONSTRAINTS, Path(__file__)]
     wanted = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     if Path(python).exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
@@ -267,8 +268,8 @@ def environment() -> str:
     constraints = provide_torch(python, pip)
     install = [*pip, "install", "--constraint", str(constraints)]
     step(
-        "Installing what demo and tests need (a few minutes)",
-        [*install, "--editable", f"{ROOT}[test]"],
+        f"Installing what the {purpose} needs (a few minutes)",
+        [*install, "--editable", f"{ROOT}{EXTRAS[purpose]}"],
     )
     if subprocess.run([python, "-c", "import cv2"], capture_output=True).returncode:
         # The usual OpenCV draws windows and needs libGL for that, which servers often lack.

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
@@ -46,14 +46,14 @@ def save_clip(clip: CLIPTextModel, folder: Path) -> None:
 
 
 def export_pipeline(model: FlowModel, vae: AutoencoderKL, folder: Path) -> None:
-    """Write `folder` anew, by way of a sibling, so that it is always complete.
-
-    The transformer is cast to bfloat16, which changes `model` in place.
-    """
+    """Write `folder` anew, by way of a sibling, so that it is always complete."""
     fresh = folder.with_name(folder.name + ".partial")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    model.transformer.to(torch.bfloat16).save_pretrained(fresh / "transformer")
+    # a copy of its own for each stream, as in every Flux
+    transformer = FluxTransformer2DModel.from_config(model.transformer.config)
+    transformer.load_state_dict(model.transformer.state_dict())
+    transformer.to(torch.bfloat16).save_pretrained(fresh / "transformer")
     save_clip(model.clip, fresh / "text_encoder")
     model.t5.save_pretrained(fresh / "text_encoder_2")
     vae.save_pretrained(fresh / "vae")

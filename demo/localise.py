@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from conceptattention_core.attention import Method
 from conceptattention_core.concepts import Concept, ConceptSet
-from conceptattention_core.hosts.diffusers.patch import record
+from conceptattention_core.hosts.diffusers.locate import locate
+from conceptattention_core.locating import LocateSpec
 from conceptattention_core.maps import ConceptMaps
 from conceptattention_core.maps import reduce as reduce_to_maps
 from conceptattention_core.masks import upsample
@@ -77,29 +78,9 @@ class Score:
 
 
 def look(pipe: FluxPipeline, picture: Scene, spec: RecordSpec, t: float, seed: int) -> Recording:
-    """One call of the transformer on the scene noised to `t` (0..1), no caption, zeros pooled."""
-    pixels = rearrange(torch.from_numpy(picture.image), "h w rgb -> 1 rgb h w").float() / 127.5 - 1
-    config = pipe.vae.config
-    clean = pipe.vae.encode(pixels).latent_dist.mode()
-    clean = (clean - config.shift_factor) * config.scaling_factor
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
-    noisy = rearrange(t * noise + (1 - t) * clean, "b c (y i) (x j) -> b (y x) (c i j)", i=2, j=2)
-    y, x = clean.shape[2] // 2, clean.shape[3] // 2
-    places = torch.stack(torch.meshgrid(torch.arange(y), torch.arange(x), indexing="ij"), -1)
-    ids = torch.cat([torch.zeros(y * x, 1), rearrange(places, "y x two -> (y x) two")], 1)
-    length = pipe.tokenizer_2.model_max_length
-    text, pooled, text_ids = pipe.encode_prompt("", "", max_sequence_length=length)
-    with record(pipe, spec) as listener:
-        pipe.scheduler.set_timesteps(1)
-        pipe.transformer(
-            hidden_states=noisy,
-            timestep=torch.full((1,), t),
-            encoder_hidden_states=text,
-            pooled_projections=torch.zeros_like(pooled),
-            img_ids=ids,
-            txt_ids=text_ids,
-        )
-    return listener.recording()
+    """One look at the scene noised to `t` (0..1), no caption."""
+    pixels = rearrange(torch.from_numpy(picture.image), "h w rgb -> 1 rgb h w").float() / 255
+    return locate(pipe, pixels, spec, LocateSpec(noise=(t,), seed=seed))
 
 
 def labels_of(picture: Scene, patch: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:

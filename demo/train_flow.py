@@ -55,6 +55,7 @@ class FlowModel(nn.Module):
         super().__init__()
         words = list_words()
         self.transformer: FluxTransformer2DModel = build_transformer(recipe)
+        share_streams(self.transformer)
         self.t5: T5EncoderModel = build_t5(recipe, len(words))
         self.clip: CLIPTextModel = build_clip(
             recipe, len(words), words.index(BOS), words.index(EOS)
@@ -75,6 +76,22 @@ class FlowModel(nn.Module):
             txt_ids=torch.zeros(sequence.shape[1], 3, device=noisy.device),
             return_dict=False,
         )[0]
+
+
+def share_streams(transformer: FluxTransformer2DModel) -> None:
+    """Let the text stream of each joint block use the very weights of the image stream.
+
+    These say which patches a patch attends to, and what it gives them. Shared, they say the same
+    of words: a word to which the patches of a thing attend attends to these patches. Apart, it
+    would take far longer to learn, for the picture hardly depends on where words look.
+    """
+    for block in transformer.transformer_blocks:
+        attention = block.attn
+        attention.add_q_proj, attention.norm_added_q = attention.to_q, attention.norm_q
+        attention.add_k_proj, attention.norm_added_k = attention.to_k, attention.norm_k
+        attention.add_v_proj, attention.to_add_out = attention.to_v, attention.to_out[0]
+        block.norm1_context, block.norm2_context = block.norm1, block.norm2
+        block.ff_context = block.ff
 
 
 def number_patches(count: int) -> Tensor:

@@ -218,6 +218,16 @@ def test_a_value_that_makes_no_sense_is_a_usage_error(saved, tmp_path, capsys, c
     assert f"argument --{name}" in capsys.readouterr().err
 
 
+def test_masks_of_an_earlier_run_do_not_stay(saved, tmp_path):
+    main(options(saved, tmp_path))
+    (tmp_path / "masks" / "mine.png").touch()
+    assert main([*options(saved, tmp_path, concepts="sky, moon"), "--overwrite"]) == 0
+    assert {file.name for file in (tmp_path / "masks").iterdir()} == {
+        *("sky.png", "moon.png", "mine.png")
+    }
+    assert {file.name for file in (tmp_path / "heatmaps").iterdir()} == {"sky.png", "moon.png"}
+
+
 def test_help_needs_no_diffusers():
     asked = (
         "import sys; from conceptattention_core import cli; cli.build_parser(); print(*sys.modules)"

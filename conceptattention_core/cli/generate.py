@@ -88,6 +88,7 @@ def generate(asked: argparse.Namespace) -> int:
     for notice in concepts.notices:
         print(notice)
     options.make_room(asked.out, asked.overwrite)
+    remove_earlier(asked.out)
 
     import numpy as np
     import torch
@@ -171,6 +172,24 @@ def generate(asked: argparse.Namespace) -> int:
     text = json.dumps(report, ensure_ascii=False, indent=1)
     (asked.out / "report.json").write_text(text + "\n", "utf-8")
     return 0
+
+
+def remove_earlier(out: Path) -> None:
+    """Remove the masks and heat maps of an earlier run, whose concepts may be others."""
+    file = out / "report.json"
+    try:
+        pictures = json.loads(file.read_text("utf-8"))["pictures"]
+        named = [
+            Path(picture["folder"], folder, Path(concept["mask"]).name)
+            for picture in pictures
+            for concept in picture["concepts"]
+            for folder in ("masks", "heatmaps")
+        ]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return  # none of ours
+    for name in named:
+        (out / name).unlink(missing_ok=True)
+    file.unlink()
 
 
 def _tell(folder: Path, concepts: list[dict]) -> None:

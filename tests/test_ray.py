@@ -1,0 +1,82 @@
+"""segment --ray: the files of a single process, even when an actor dies midway."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("diffusers")
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+
+from conceptattention_core.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for n in range(COUNT):
+        noise = np.random.default_rng(n).integers(0, 255, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{n:02}.png")
+    (folder / "broken.jpg").write_text("no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    # actors import the package from the repository
+    environment = {"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    yield
+    ray.shutdown()
+
+
+def segment(pictures: Path, out: Path, *more: str) -> int:
+    command = ["segment", str(pictures), "--concepts", "sky, water", "--device", "cpu"]
+    return main([*command, "--model", str(ROOT / "demo" / "model"), "--out", str(out), *more])
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(out)): file.read_bytes()
+        for file in out.rglob("*")
+        if file.is_file() and file.name != "summary.json"
+    }
+
+
+def kill_an_actor_midway(out: Path, killed: list[int]) -> None:
+    """Once a few pictures are done, kill the process of one of the actors."""
+    while len(list(out.glob("*/report.json"))) < 3:
+        time.sleep(0.05)
+    workers = ray.util.state.list_workers(filters=[("worker_type", "=", "WORKER")], detail=True)
+    for worker in workers:
+        command = Path(f"/proc/{worker['pid']}/cmdline")
+        if command.exists() and b"MapBatches" in command.read_bytes():
+            os.kill(worker["pid"], signal.SIGKILL)
+            killed.append(worker["pid"])
+            return
+
+
+def test_two_actors_one_of_them_killed_leave_the_files_of_one_process(
+    pictures, cluster, tmp_path, capsys
+):
+    assert segment(pictures, tmp_path / "alone") == 1  # one is broken
+    killed = []
+    killer = threading.Thread(target=kill_an_actor_midway, args=(tmp_path / "many", killed))
+    (tmp_path / "many").mkdir()
+    killer.start()
+    assert segment(pictures, tmp_path / "many", "--ray") == 1
+    killer.join(60)
+    assert killed
+    assert contents(tmp_path / "many") == contents(tmp_path / "alone")
+    summary = json.loads((tmp_path / "many" / "summary.json").read_text())
+    assert summary["made"] == COUNT and len(summary["failed"]) == 1
+    assert "broken.jpg is no picture" in capsys.readouterr().out
