@@ -2,7 +2,7 @@
 
     python docs/make_images.py results    docs/images/first_masks.jpg, workflows/first_masks.jpg
     python docs/make_images.py graphs     docs/images/first_masks_graph.jpg,
-                                          workflows/first_masks_flux_dev.jpg
+                                          and the other workflows' pictures
 
 `results` paints what workflows/first_masks.json paints, with demo/model. It runs in the
 environment that `python run.py demo` makes.
@@ -164,6 +164,7 @@ def chequered(size: tuple[int, int]) -> Any:
 
 # --- graphs ---------------------------------------------------------------------------------------
 
+GRAPHS = ("first_masks_flux_dev", "photo_to_masks", "picture_to_masks_demo")
 QUIET = {"Comfy__TutorialCompleted": True, "Comfy__Minimap__Visible": False}
 FRAME = """(left) => {
     const groups = left ? app.graph.groups.slice(0, 1) : app.graph.groups;
@@ -204,11 +205,12 @@ def graphs() -> None:
             wait_for_pictures(page, shown)
             save(shot(page, WIDEST), IMAGES / "first_masks_graph.jpg", 300_000)
 
-            drop(page, WORKFLOWS / "first_masks_flux_dev.json")
-            page.wait_for_timeout(3000)
-            command(page, "Comfy.Canvas.FitView")
-            thumbnail = shot(page, THUMBNAIL, left=True)
-            save(thumbnail, WORKFLOWS / "first_masks_flux_dev.jpg", 100_000)
+            for name in GRAPHS:
+                drop(page, WORKFLOWS / f"{name}.json")
+                page.wait_for_timeout(3000)
+                command(page, "Comfy.Canvas.FitView")
+                thumbnail = shot(page, THUMBNAIL, left=True)
+                save(thumbnail, WORKFLOWS / f"{name}.jpg", 100_000)
             browser.close()
         finally:
             server.stop()
