@@ -1,8 +1,8 @@
 """Remake the pictures of the README and of ComfyUI's template browser.
 
-    python docs/make_images.py results    docs/images/first_masks.jpg, workflows/first_masks.jpg
+    python docs/make_images.py results    docs/images/first_masks.jpg
     python docs/make_images.py graphs     docs/images/first_masks_graph.jpg,
-                                          and the other workflows' pictures
+                                          and the workflows' pictures
 
 `results` paints what workflows/first_masks.json paints, with demo/model. It runs in the
 environment that `python run.py demo` makes.
@@ -40,7 +40,7 @@ def save(picture: Image.Image, file: Path, most: int) -> None:
             break
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(data.getvalue())
-    print(f"{file.relative_to(ROOT)}: {picture.size}, {data.tell() // 1000} kB")
+    print(f"{file.name}: {picture.size}, {data.tell() // 1000} kB")
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -51,7 +51,6 @@ def results() -> None:
     import numpy as np
 
     from conceptattention_core import render
-    from conceptattention_core.masks import draw
 
     prompt, picture, maps = paint()
     small = Image.fromarray(picture)
@@ -63,11 +62,6 @@ def results() -> None:
     regions = Image.fromarray(render.overlay(np.asarray(large), maps, 0))
     save(panorama(large, prompt, regions, dict(zip(names, heats, strict=True))),
          IMAGES / "first_masks.jpg", 300_000)  # fmt: skip
-
-    (mask,) = draw(maps, names[:1], size=size)[:, 0].numpy()
-    cut_out = np.where(mask[..., None] > 0, picture, chequered(size))
-    tiles = [small, regions.crop((0, 0, 512, 512)), heats[0], Image.fromarray(cut_out)]
-    save(quartet(tiles), WORKFLOWS / "first_masks.jpg", 100_000)
 
 
 def paint() -> tuple[str, Any, Any]:
@@ -143,25 +137,6 @@ def write(sheet: Image.Image, text: str, x: int, y: int, width: int) -> None:
     ImageDraw.Draw(sheet).multiline_text((x, y), "\n".join(lines), INK, letters, spacing=5)
 
 
-def quartet(tiles: list[Image.Image]) -> Image.Image:
-    """Four square pictures in a square."""
-    edge = (THUMBNAIL - 4) // 2
-    square = Image.new("RGB", (THUMBNAIL, THUMBNAIL), PAPER)
-    for i, tile in enumerate(tiles):
-        at = (i % 2 * (edge + 4), i // 2 * (edge + 4))
-        square.paste(tile.resize((edge, edge), Image.Resampling.LANCZOS), at)
-    return square
-
-
-def chequered(size: tuple[int, int]) -> Any:
-    """What shows through where a picture is cut out, h w rgb."""
-    import numpy as np
-
-    y, x = np.mgrid[: size[0], : size[1]] // 8
-    grey = np.where((y + x) % 2, 214, 242).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
 # --- graphs ---------------------------------------------------------------------------------------
 
 GRAPHS = ("first_masks_flux_dev", "photo_to_masks", "picture_to_masks_demo")
@@ -191,6 +166,7 @@ def graphs() -> None:
         try:
             server.settings(**QUIET)
             pretend_models(Path(folder) / "base" / "models")
+            save(example(), Path(folder) / "base" / "input" / "example.png", 10**6)
             browser = engine.chromium.launch(
                 executable_path=os.environ["COMFYUI_BROWSER"], args=["--headless", "--no-sandbox"]
             )
@@ -204,6 +180,7 @@ def graphs() -> None:
                      "Concept Overlay: heat maps": 1, "One mask per word": 6}  # fmt: skip
             wait_for_pictures(page, shown)
             save(shot(page, WIDEST), IMAGES / "first_masks_graph.jpg", 300_000)
+            save(shot(page, THUMBNAIL, left=True), WORKFLOWS / "first_masks.jpg", 100_000)
 
             for name in GRAPHS:
                 drop(page, WORKFLOWS / f"{name}.json")
@@ -214,6 +191,14 @@ def graphs() -> None:
             browser.close()
         finally:
             server.stop()
+
+
+def example() -> Image.Image:
+    """The picture that LoadImage shows; ComfyUI's own is not ours to show."""
+    sys.path.insert(0, str(ROOT))
+    from demo.scenes import scene
+
+    return Image.fromarray(scene(10_000_003, 512).image)
 
 
 def pretend_models(models: Path) -> None:

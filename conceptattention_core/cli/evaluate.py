@@ -11,6 +11,7 @@ from typing import Any
 from .. import ConceptAttentionError
 from ..attention import ATTEND, SPACES, Method
 from ..evaluation.datasets import Dataset, Sample, open_imagenet_segmentation, open_voc
+from ..evaluation.metrics import IGNORE, Score
 from ..evaluation.protocols import PROTOCOLS, Protocol
 from ..evaluation.run import (
     LINES,
@@ -32,7 +33,7 @@ from ..recording import TOKENS, Recording, RecordSpec
 from ..segmenting import open_folder
 from . import models, options
 
-SETTINGS = "evaluate.json"
+SETTINGS, RESULTS = "evaluate.json", "results*.jsonl"
 HELD_OUT_SCENES = 10_000_000  # the demo model was trained on none from here on
 SCENES, SCENE_PIXELS = 200, 256
 
@@ -169,22 +170,23 @@ def open_scenes(count: int, size: int) -> Dataset:
 
 
 def only_single_class(data: Dataset) -> Dataset:
-    """The pictures that show one class, as foreground 1 (the paper: at 224 pixels)."""
+    """The pictures that show one class at the protocol's label size, as foreground 1."""
+    import numpy as np
+
     protocol = PROTOCOLS["voc-single"]
+
+    def classes_of(sample: Sample) -> list[int]:
+        return sorted({*np.unique(protocol.truth(sample)).tolist()} - {0, IGNORE})
 
     def read(key: str) -> Sample:
         sample = data.read(key)
-        ((label, word),) = sample.classes.items()
-        labels = sample.labels.copy()
-        labels[labels == label] = 1
-        return Sample(key, sample.image, labels, {1: word})
+        (label,) = classes_of(sample)
+        judged = np.where(sample.labels == IGNORE, IGNORE, 0)
+        labels = np.where(sample.labels == label, 1, judged).astype(np.uint8)
+        return Sample(key, sample.image, labels, {1: sample.classes[label]})
 
-    def shows_one(key: str) -> bool:
-        sample = data.read(key)
-        values = set(protocol.truth(sample).flat) - {255}
-        return len(sample.classes) == 1 and len(values) <= 2
-
-    return Dataset(tuple(key for key in data.keys if shows_one(key)), read)
+    single = (key for key in data.keys if len(classes_of(data.read(key))) == 1)
+    return Dataset(tuple(single), read)
 
 
 class Judge:
@@ -262,8 +264,7 @@ def run(asked: argparse.Namespace) -> int:
         lines = asked.out / f"results-{index}-of-{count}.jsonl"
     if asked.overwrite:
         lines.unlink(missing_ok=True)
-    every = lambda: read_lines(sorted({lines, *asked.out.glob("results*.jsonl")}))  # noqa: E731
-    done = every()
+    done = read_lines(sorted(asked.out.glob(RESULTS)))
     todo = [key for key in keys if key not in done]
 
     from tqdm import tqdm
@@ -274,7 +275,7 @@ def run(asked: argparse.Namespace) -> int:
         write_line(lines, key, scores)
     seconds = time.perf_counter() - started
 
-    done = every()
+    done = read_lines(sorted(asked.out.glob(RESULTS)))
     totals = total(done)
     shown = [variant.name for variant in dict.fromkeys((*variants, *VARIANTS))]
     table = write_markdown(asked.protocol, totals, shown, len(done))
@@ -314,7 +315,6 @@ def _judge_here(job: Job, keys: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _judge_on_ray(address: str, job: Job, keys: list[str]) -> Iterator[tuple[str, Any]]:
-    from ..evaluation.metrics import Score
     from .cluster import spread
 
     if keys:
