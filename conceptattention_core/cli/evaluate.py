@@ -334,6 +334,7 @@ def _draw(job: Job, keys: list[str], out: Path) -> None:
         sample = judge.data.read(key)
         image = plan.protocol.image(sample)
         recording = judge.look(image, *ask(sample, plan, plan.variants[0].method))
-        maps = reduce(recording, order=job.order).maps[0]
-        rows.append(draw_row(image, plan.protocol.truth(sample), maps))
+        maps = reduce(recording, order=job.order)
+        truth = plan.protocol.truth(sample)
+        rows.append(draw_row(image, truth, maps.maps[0], maps.concepts.names))
     save_rows(out / "maps.png", rows)

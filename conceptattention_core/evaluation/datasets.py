@@ -121,7 +121,7 @@ def open_imagenet_segmentation(path: Path, names: Path | None = None) -> Dataset
         ) from None
     file = path / "gtsegs_ijcv.mat" if path.is_dir() else path
     try:
-        data = h5py.File(file, "r")
+        data: Any = h5py.File(file, "r")
         count = len(data["/value/img"])
     except FileNotFoundError:
         raise ConceptAttentionError(f"There is no {file}.") from None

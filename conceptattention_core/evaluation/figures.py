@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .. import ConceptAttentionError
 from ..pictures import Pixels
-from ..render import colour
+from ..render import colour, font
 from .metrics import IGNORE, Score
 
 SIDE = 192  # pixels of a tile
-GAP = 6
+GAP, LINE = 6, 20
 
 
-def draw_row(image: Pixels, true: np.ndarray, maps: Tensor) -> Pixels:
-    """Picture, true labels, and the map of each concept `c y x`, side by side."""
+def draw_row(image: Pixels, true: np.ndarray, maps: Tensor, names: tuple[str, ...]) -> Pixels:
+    """Picture, true labels, and the map of each concept `c y x` under its name, side by side."""
     import cv2
 
     labels = np.zeros((*true.shape, 3), np.uint8)
@@ -36,8 +36,15 @@ def draw_row(image: Pixels, true: np.ndarray, maps: Tensor) -> Pixels:
             for one in grey
         ),
     ]
-    gap = np.full((SIDE, GAP, 3), 255, np.uint8)
-    return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
+    titled = [_title(tile, title) for tile, title in zip(tiles, ("picture", "truth", *names))]
+    gap = np.full((SIDE + LINE, GAP, 3), 255, np.uint8)
+    return np.concatenate([part for tile in titled for part in (tile, gap)][:-1], axis=1)
+
+
+def _title(tile: Pixels, title: str) -> Pixels:
+    line = Image.new("RGB", (tile.shape[1], LINE), "white")
+    ImageDraw.Draw(line).text((0, 2), title, "black", font(title, 14))
+    return np.concatenate([np.asarray(line), tile])
 
 
 def _shade(label: int) -> tuple[int, int, int]:
@@ -47,10 +54,11 @@ def _shade(label: int) -> tuple[int, int, int]:
 def save_rows(file: Path, rows: list[Pixels]) -> None:
     """Rows of any width below each other."""
     width = max(row.shape[1] for row in rows)
-    sheet = np.full((len(rows) * (SIDE + GAP) - GAP, width, 3), 255, np.uint8)
-    for n, row in enumerate(rows):
-        sheet[n * (SIDE + GAP) : n * (SIDE + GAP) + SIDE, : row.shape[1]] = row
-    Image.fromarray(sheet).save(file)
+    padded = [
+        np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+        for row in rows
+    ]
+    Image.fromarray(np.concatenate(padded)).save(file)
 
 
 def save_curves(file: Path, totals: dict[str, Score]) -> None:
