@@ -301,16 +301,19 @@ def train_flow(
         loss = flow_loss(model, *batches.draw(own_batch), schedule.noise_shift)
         model.zero_grad(set_to_none=True)
         loss.backward()
+        clock.step += 1
+        total += 1
         # The progress, too: all of a team slow down and end together.
-        loss, progress = team.average(model, loss.item(), clock.progress)
+        loss, after = team.average(model, loss.item(), clock.progress)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(group["peak"], progress, clock.step, schedule.warm_up)
+                group["lr"] = learning_rate(
+                    group["peak"], progress, clock.step - 1, schedule.warm_up
+                )
             optimiser.step()
         average.update(model)
-        clock.step += 1
-        total += 1
+        progress = after
         running = loss if running is None else 0.98 * running + 0.02 * loss
         bar.update()
         bar.set_postfix(loss=f"{running:.4f}", done=f"{progress:.0%}")
