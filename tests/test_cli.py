@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 
 from conceptattention.conceptattention_core.cli import main
 from conceptattention.conceptattention_core.hosts.diffusers.families import find
+from diffusers import FluxPipeline
 
 from .hosts.diffusers.tiny import tiny_flux
 
@@ -89,7 +90,7 @@ def test_every_file_is_there_and_has_the_size_of_the_picture(saved, tmp_path, ca
 
 def test_the_picture_is_the_one_that_the_pipeline_makes(saved, tmp_path):
     assert main(options(saved, tmp_path, seed=7)) == 0
-    pipe = tiny_flux()
+    pipe = FluxPipeline.from_pretrained(saved)  # where weights lie decides on the last bit
     image = pipe(
         "a red balloon over the sea",
         height=48,
