@@ -16,6 +16,10 @@ from . import ConceptAttentionError
 MEGAPIXELS = 1.0
 
 
+class Enough(Exception):  # noqa: N818 - a signal, no error
+    """Ends a call of the model once its last block of interest has been heard."""
+
+
 @dataclass(frozen=True)
 class LocateSpec:
     """How a picture is looked at.

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from . import ConceptAttentionError
 from .export import file_names
@@ -79,3 +81,8 @@ def read_picture(path: Path) -> Pixels:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ConceptAttentionError(f"{path} is broken: {error}") from None
+
+
+def stack(pictures: list[Pixels]) -> Tensor:
+    """Pictures of one size as `b rgb h w`, 0..1."""
+    return torch.stack([torch.from_numpy(one.copy()).permute(2, 0, 1) for one in pictures]) / 255

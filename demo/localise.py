@@ -29,9 +29,9 @@ from conceptattention_core.maps import ConceptMaps
 from conceptattention_core.maps import reduce as reduce_to_maps
 from conceptattention_core.masks import upsample
 from conceptattention_core.recording import Recording, RecordSpec
+from demo.pictures import HELD_OUT_SEED
 from demo.scenes import WORDS, Scene, scene
 
-HELD_OUT = 10_000_000  # seeds from here on are never drawn for training
 SOFTMAX_FIRST, MEAN_FIRST = "softmax, then mean", "mean, then softmax"
 
 # name -> how to record, how to reduce; the strongest concept of raw means is that of MEAN_FIRST
@@ -98,7 +98,7 @@ def measure(
     grid_scores = {name: Score() for name in VARIANTS}
     pixel_scores = {name: Score() for name in VARIANTS}
     block_scores = [Score() for _ in pipe.transformer.transformer_blocks]
-    for seed in tqdm(range(HELD_OUT, HELD_OUT + scenes), desc="scenes", unit="scene"):
+    for seed in tqdm(range(HELD_OUT_SEED, HELD_OUT_SEED + scenes), desc="scenes", unit="scene"):
         picture = scene(seed, size)
         true_patches, true_pixels, words = labels_of(picture, 2 * pipe.vae_scale_factor)
         concepts = ConceptSet(tuple(Concept(word, word) for word in words))

@@ -21,14 +21,13 @@ from ..evaluation.run import (
     ask,
     evaluate,
     read_lines,
-    stack,
     total,
     write_line,
 )
 from ..evaluation.tables import figures, write_csv, write_markdown
 from ..locating import LocateSpec, parse_noise
 from ..maps import ORDERS
-from ..pictures import Pixels
+from ..pictures import Pixels, stack
 from ..recording import TOKENS, Recording, RecordSpec
 from ..segmenting import open_folder
 from . import models, options
@@ -192,11 +191,11 @@ def only_single_class(data: Dataset) -> Dataset:
 class Judge:
     """A loaded model and a data set: from the key of a sample to its scores."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, data: Dataset):
         with models.needs_diffusers():
             from ..hosts.diffusers.families import find
 
-        self.data, self.plan = job.open(), job.plan
+        self.data, self.plan = data, job.plan
         self.pipe = models.load(job.model, *models.choose_place(job.device, job.dtype))
         find(self.pipe)  # says so before it takes time
 
@@ -214,7 +213,7 @@ class Actor:
     """A process of a cluster that judges its share of the samples."""
 
     def __init__(self, job: Job):
-        self.judge = Judge(job)
+        self.judge = Judge(job, job.open())
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:
         keys = rows["key"].tolist()
@@ -270,7 +269,9 @@ def run(asked: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     started = time.perf_counter()
-    results = _judge_here(job, todo) if asked.ray is None else _judge_on_ray(asked.ray, job, todo)
+    here = asked.ray is None
+    judge = Judge(job, data) if (todo and here) or asked.figures > 0 else None
+    results = _judge_here(judge, todo) if here else _judge_on_ray(asked.ray, job, todo)
     for key, scores in tqdm(results, total=len(todo), unit="picture", disable=None):
         write_line(lines, key, scores)
     seconds = time.perf_counter() - started
@@ -289,8 +290,8 @@ def run(asked: argparse.Namespace) -> int:
         "seconds a picture": round(seconds / len(todo), 3) if todo else None,
     }
     (asked.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    if asked.figures > 0:
-        _draw(job, keys[: asked.figures], asked.out)
+    if judge is not None and asked.figures > 0:
+        _draw(judge, keys[: asked.figures], asked.out)
     if asked.curves:
         from ..evaluation.figures import save_curves
 
@@ -308,9 +309,8 @@ def _choose_variant(asked: argparse.Namespace, protocol: Protocol) -> Variant:
     return Variant(name if protocol.softmax else f"{name}, no softmax", method, protocol.softmax)
 
 
-def _judge_here(job: Job, keys: list[str]) -> Iterator[tuple[str, Any]]:
-    if keys:
-        judge = Judge(job)
+def _judge_here(judge: Judge | None, keys: list[str]) -> Iterator[tuple[str, Any]]:
+    if judge is not None:
         yield from ((key, judge.scores(key)) for key in keys)
 
 
@@ -323,18 +323,17 @@ def _judge_on_ray(address: str, job: Job, keys: list[str]) -> Iterator[tuple[str
             yield row["key"], {name: Score.of_counts(one) for name, one in counts.items()}
 
 
-def _draw(job: Job, keys: list[str], out: Path) -> None:
+def _draw(judge: Judge, keys: list[str], out: Path) -> None:
     """Maps of the first pictures beside the truth."""
     from ..evaluation.figures import draw_row, save_rows
     from ..maps import reduce
 
-    judge, rows = Judge(job), []
-    plan = judge.plan
+    rows, plan = [], judge.plan
     for key in keys:
         sample = judge.data.read(key)
         image = plan.protocol.image(sample)
         recording = judge.look(image, *ask(sample, plan, plan.variants[0].method))
-        maps = reduce(recording, order=job.order)
+        maps = reduce(recording, order=plan.order)
         truth = plan.protocol.truth(sample)
         rows.append(draw_row(image, truth, maps.maps[0], maps.concepts.names))
     save_rows(out / "maps.png", rows)

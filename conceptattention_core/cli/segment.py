@@ -12,7 +12,7 @@ from ..attention import Method
 from ..concepts import parse
 from ..locating import MEGAPIXELS, LocateSpec, parse_noise
 from ..maps import ConceptMaps, reduce
-from ..pictures import PictureFile, Pixels, list_pictures
+from ..pictures import PictureFile, Pixels, list_pictures, stack
 from ..recording import RecordSpec
 from ..segmenting import Outcome, list_open, open_folder
 from ..segmenting import segment as segment_pictures
@@ -88,15 +88,9 @@ class Locator:
 
     def __call__(self, pictures: list[Pixels]) -> ConceptMaps:
         """Maps of pictures of one size."""
-        import numpy as np
-        import torch
-        from einops import rearrange
-
         from ..hosts.diffusers.locate import locate
 
-        stacked = torch.from_numpy(np.stack(pictures)).float() / 255
-        pixels = rearrange(stacked, "b h w rgb -> b rgb h w")
-        recording = locate(self.pipe, pixels, self.job.spec, self.job.how)
+        recording = locate(self.pipe, stack(pictures), self.job.spec, self.job.how)
         return reduce(recording, order=self.job.order, temperature=self.job.temperature)
 
 

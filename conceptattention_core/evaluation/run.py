@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from .. import ConceptAttentionError
 from ..attention import Method
 from ..locating import LocateSpec
@@ -165,8 +162,3 @@ def total(done: dict[str, dict[str, Score]]) -> dict[str, Score]:
         for name, score in done[key].items():
             totals.setdefault(name, Score()).merge(score)
     return totals
-
-
-def stack(pictures: list[Pixels]) -> Tensor:
-    """Pictures of one size as `b rgb h w`, 0..1."""
-    return torch.stack([torch.from_numpy(one.copy()).permute(2, 0, 1) for one in pictures]) / 255

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ... import ConceptAttentionError
 from ...attention import Vectors, step
+from ...locating import Enough
 from ...ranges import select
 from ...recording import Recorder, Recording, RecordSpec, board
 from .families import Family, Ride, find
@@ -201,10 +202,6 @@ class Run:
             return self.recorder.finish()
         except ConceptAttentionError as nothing:  # the picture is fine: say it where maps are read
             return Silence(self.tour.spec, str(nothing))
-
-
-class Enough(Exception):  # noqa: N818 - a signal, no error
-    """Ends a call of the model once its last block of interest has been heard."""
 
 
 class Forward:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ... import ConceptAttentionError
-from ...locating import LocateSpec, blend, draw_looks, fit, resize
+from ...locating import Enough, LocateSpec, blend, draw_looks, fit, resize
 from ...recording import Recorder, Recording, RecordSpec
-from .patch import Ears, Enough, Forward, hang_on_blocks, plan
+from .patch import Ears, Forward, hang_on_blocks, plan
 
 
 def locate(

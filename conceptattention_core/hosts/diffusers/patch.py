@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ... import ConceptAttentionError
 from ...attention import step
+from ...locating import Enough
 from ...ranges import select
 from ...recording import Grid, Recorder, Recording, RecordSpec, board
 from .families import Family, Ride, find
@@ -197,10 +198,6 @@ class Run:
             # rounded as the pipeline rounds: the same number comes out in every precision
             schedule = self.schedule.to(timestep) / self.tour.family.time_unit
             self.recorder.add(int((schedule - timestep).abs().argmin()), forward.scores)
-
-
-class Enough(Exception):  # noqa: N818 - a signal, no error
-    """Ends a call of the transformer once its last block of interest has been heard."""
 
 
 class Forward:
