@@ -43,7 +43,8 @@ def open_folder(
     out.mkdir(parents=True, exist_ok=True)
     file = out / name
     earlier = _read_json(file)
-    if earlier is None and any(out.iterdir()) and not overwrite:
+    others = [entry for entry in out.iterdir() if not entry.name.endswith(PARTIAL)]
+    if earlier is None and others and not overwrite:
         raise ConceptAttentionError(f"{out} is not empty. Name another folder, or add --overwrite.")
     if earlier is not None and earlier != settings and not overwrite:
         changed = [name for name in settings if earlier.get(name) != settings[name]]

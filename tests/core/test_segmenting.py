@@ -1,5 +1,10 @@
 """Runs over many pictures: whole or not at all, never twice, never mixed."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +16,7 @@ from PIL import Image
 
 from .examples import soft_maps
 
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"model": "tiny", "masks": {"threshold": "mean", "amount": 0.5, "soft": True}}
 
 
@@ -130,3 +136,21 @@ def test_a_model_that_fails_ends_the_run_and_leaves_no_picture_half_done(folder,
     with pytest.raises(torch.OutOfMemoryError):
         run(folder, tmp_path / "out", fail)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["segment.json"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes as Unix does")
+def test_a_run_killed_at_any_operation_ends_with_the_same_files(tmp_path):
+    """A process that dies before its nth operation on files, for every n, and a second one."""
+    (tmp_path / "in").mkdir()
+    for name, grey in (("first", 60), ("second", 200)):
+        pixels = np.full((48, 48, 3), grey, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
+    command = [sys.executable, "-m", "tests.core.killed_run", tmp_path / "in", tmp_path / "out"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count = int(done.stdout)
+    assert count >= 30
+    whole = contents(tmp_path / "out" / "whole")
+    assert len(whole) > 10
+    for fatal in range(1, count + 1):
+        assert contents(tmp_path / "out" / str(fatal)) == whole, f"killed at operation {fatal}"
