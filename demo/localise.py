@@ -29,8 +29,7 @@ from conceptattention_core.maps import ConceptMaps
 from conceptattention_core.maps import reduce as reduce_to_maps
 from conceptattention_core.masks import upsample
 from conceptattention_core.recording import Recording, RecordSpec
-from demo.pictures import HELD_OUT_SEED
-from demo.scenes import WORDS, Scene, scene
+from demo.scenes import HELD_OUT_SEED, WORDS, Scene, scene
 
 SOFTMAX_FIRST, MEAN_FIRST = "softmax, then mean", "mean, then softmax"
 

@@ -12,8 +12,6 @@ from tqdm import tqdm
 
 from .scenes import lay_out, render, write_caption
 
-HELD_OUT_SEED = 10_000_000  # seeds from here on are never trained on
-
 
 @dataclass(frozen=True)
 class Example:

@@ -19,10 +19,9 @@ from diffusers import FluxPipeline
 from torch import Tensor
 from tqdm import tqdm
 
-from .pictures import HELD_OUT_SEED
 from .recipe import TEXT_LENGTH
 from .recogniser import load_recogniser, recognise
-from .scenes import WORDS, lay_out, render, write_caption
+from .scenes import HELD_OUT_SEED, WORDS, lay_out, render, write_caption
 from .train import MODEL_FOLDER
 from .train_vae import to_pixels
 

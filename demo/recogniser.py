@@ -18,8 +18,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from tqdm import tqdm
 
 from .checkpoints import Clock, learning_rate
-from .pictures import HELD_OUT_SEED, draw_examples
-from .scenes import WORDS
+from .pictures import draw_examples
+from .scenes import HELD_OUT_SEED, WORDS
 from .train_vae import to_pixels
 
 WEIGHTS = Path(__file__).with_name("recogniser.safetensors")

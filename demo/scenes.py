@@ -42,9 +42,15 @@ ALIASES = MappingProxyType(
     }
 )
 
+HELD_OUT_SEED = 10_000_000  # scenes from here on are never trained on
+
 SUPERSAMPLING = 2
 PROBE_SIZE = 64  # pixels at which a layout is checked for things hidden by others
 MIN_VISIBLE = 0.68  # share of a thing that must stay uncovered
+# Half of the scenes look up into the sky or down at the ground. In pictures that all have both,
+# a caption need not say "sky", so that the word would mean nothing to the model.
+VIEWS = MappingProxyType({"landscape": 0.5, "sky": 0.25, "ground": 0.25})
+HORIZONS = MappingProxyType({"landscape": (0.5, 0.62), "sky": (1.3, 1.4), "ground": (-0.3, -0.2)})
 
 RGB = tuple[float, float, float]
 
@@ -85,10 +91,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a scene shows, back to front, before anything is rendered."""
+    """What a scene shows, back to front, before anything is rendered.
 
-    sky: str
-    ground: str
+    `sky` or `ground` is None in a view that has none of it.
+    """
+
+    sky: str | None
+    ground: str | None
     backdrop: tuple[Shape, ...]
     things: tuple[Thing, ...]
 
@@ -476,7 +485,9 @@ def draw_flowers(x: float, foot: float, colour: str, rng: np.random.Generator) -
 def propose_layout(rng: np.random.Generator) -> Layout:
     """One random composition; things may still hide each other."""
     sky, ground = str(rng.choice(SKIES)), str(rng.choice(GROUNDS))
-    horizon = rng.uniform(0.5, 0.62)
+    view = str(rng.choice(list(VIEWS), p=list(VIEWS.values())))
+    horizon = rng.uniform(*HORIZONS[view])
+    lowest = min(horizon, 0.95)
     chance = {
         "sun": {"day": 0.45, "sunset": 0.45, "night": 0.0}[sky],
         "moon": {"day": 0.15, "sunset": 0.2, "night": 0.6}[sky],
@@ -488,36 +499,45 @@ def propose_layout(rng: np.random.Generator) -> Layout:
         "boat": 0.6 if ground == "water" else 0.22,
         "flowers": 0.15 if ground == "water" else 0.36,
     }
-    shown = [word for word in (*SKY_THINGS, *GROUND_THINGS) if rng.random() < chance[word]]
+    # The balloon is at home everywhere: it also floats low, or has landed.
+    possible = {
+        "landscape": (*SKY_THINGS, *GROUND_THINGS),
+        "sky": ("sun", "moon", "clouds", "balloon"),
+        "ground": ("balloon", *GROUND_THINGS),
+    }[view]
+    shown: list[str] = []
+    while not shown:
+        shown = [word for word in possible if rng.random() < chance[word]]
 
     def pick_colour() -> str:
         return str(rng.choice(list(COLOURS)))
 
-    def aloft(lowest: float) -> tuple[float, float]:
-        return rng.uniform(0.12, 0.88), rng.uniform(0.12, lowest)
+    def aloft(margin: float) -> tuple[float, float]:
+        return rng.uniform(0.12, 0.88), rng.uniform(0.12, lowest - margin)
 
     behind, above = [], []
     backdrop = draw_sky(sky, horizon, rng)
     for word in ("sun", "moon"):
         if word in shown:
             draw = draw_sun if word == "sun" else draw_moon
-            x, y = aloft(horizon - 0.1)
+            x, y = aloft(0.1)
             thing = draw(x, y, sky, rng)
             backdrop += draw_glow(x, y, 0.09, (255, 240, 190))
             (above if rng.random() < 0.5 else behind).append(thing)
     mountains = [draw_mountains(horizon, sky, rng)] if "mountains" in shown else []
     if "clouds" in shown:
-        clouds = [draw_cloud(*aloft(horizon - 0.14), sky, rng) for _ in range(rng.integers(1, 3))]
+        clouds = [draw_cloud(*aloft(0.14), sky, rng) for _ in range(rng.integers(1, 3))]
         (above if rng.random() < 0.6 else behind).append(
             Thing("clouds", tuple(shape for cloud in clouds for shape in cloud.shapes))
         )
     flying = []
     if "balloon" in shown:
-        x, y = rng.uniform(0.16, 0.84), rng.uniform(0.19, 0.36)
+        x, y = rng.uniform(0.16, 0.84), rng.uniform(0.19, 0.66)
         flying = [draw_balloon(x, y, pick_colour(), rng)]
 
     standing = [word for word in shown if word in GROUND_THINGS]
-    feet = np.sort(rng.uniform(horizon + 0.13, 0.95, len(standing)))  # the nearer, the later drawn
+    farthest = float(np.clip(horizon, 0.22, 0.8)) + 0.13
+    feet = np.sort(rng.uniform(farthest, 0.95, len(standing)))  # the nearer, the later drawn
     placed = []
     for word, foot in zip(rng.permutation(standing), feet):
         x = rng.uniform(0.16, 0.84)
@@ -527,9 +547,12 @@ def propose_layout(rng: np.random.Generator) -> Layout:
             draw = {"house": draw_house, "boat": draw_boat, "flowers": draw_flowers}[word]
             placed.append(draw(x, foot, pick_colour(), rng))
 
-    land = Thing(ground, tuple(draw_ground(ground, sky, horizon, rng)))
+    land = [Thing(ground, tuple(draw_ground(ground, sky, horizon, rng)))] if view != "sky" else []
     return Layout(
-        sky, ground, tuple(backdrop), (*behind, *mountains, *above, land, *flying, *placed)
+        sky if view != "ground" else None,
+        ground if land else None,
+        tuple(backdrop),
+        (*behind, *mountains, *above, *land, *flying, *placed),
     )
 
 
@@ -592,7 +615,7 @@ def write_caption(layout: Layout, rng: np.random.Generator, complete: bool = Fal
     A complete caption names everything, with its colour.
     """
     plural = ("clouds", "mountains", "flowers")
-    phrases, places = [], []
+    phrases = []
     for thing in layout.things:
         if thing.word in GROUNDS or (rng.random() < 0.12 and not complete):
             continue
@@ -606,25 +629,26 @@ def write_caption(layout: Layout, rng: np.random.Generator, complete: bool = Fal
         else:
             article = "an " if noun[0] == "o" else "a "
         phrases.append(article + noun)
-    sky = f"{layout.sky} sky" if rng.random() < 0.9 or complete else "sky"
-    ground = name_thing(layout.ground, rng)
+    sky = f"a {layout.sky} sky" if rng.random() < 0.9 or complete else "a sky"
+    ground = name_thing(layout.ground or GROUNDS[0], rng)
     rng.shuffle(phrases)
+    if layout.sky and layout.ground:
+        setting, turned = f"{sky} above {ground}", f"{ground} under {sky}"
+        parts = [sky, ground]
+    else:
+        setting = turned = sky if layout.sky else ground
+        parts = [setting]
     wording = rng.integers(4 if complete else 5)
     if not phrases:
-        bare = [f"a {sky} above {ground}", f"{ground} under a {sky}", f"{sky}, {ground}"]
-        return [*bare, bare[0] if complete else f"a {sky}", ground][wording]
+        return turned if wording % 2 else setting
     listed = join_phrases(phrases, rng)
     if wording == 0:
-        places = [*phrases, sky, ground]
+        places = [*phrases, *parts]
         rng.shuffle(places)
         return join_phrases(places, rng)
     if wording == 4:  # says nothing of the sky, or of the ground, or of both
-        return listed + [f", {ground}", f", {sky}", ""][rng.integers(3)]
-    return [
-        f"{listed}, {sky} above {ground}",
-        f"a {sky} above {ground} with {listed}",
-        f"{listed}, {ground} under a {sky}",
-    ][wording - 1]
+        return ", ".join([listed, *rng.permutation(parts)[: rng.integers(len(parts))]])
+    return [f"{listed}, {setting}", f"{setting} with {listed}", f"{listed}, {turned}"][wording - 1]
 
 
 # --- rendering ----------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ FOREIGN = {
 }
 OWN_NAMES = {"conceptattention", CORE, "demo", "tests"}
 # From a clone of the repository, the command evaluate draws the demo's scenes.
-SCENES = (f"{CLI}.evaluate", "demo.scenes")
+SCENES = (f"{CLI}.judging", "demo.scenes")
 
 
 def modules(root: Path) -> dict[str, ast.Module]:

@@ -94,3 +94,16 @@ def test_two_actors_one_of_them_killed_leave_the_files_of_one_process(
     summary = json.loads((tmp_path / "many" / "summary.json").read_text())
     assert summary["made"] == COUNT and len(summary["failed"]) == 1
     assert "broken.jpg is no picture" in capsys.readouterr().out
+
+
+def test_two_actors_judge_what_one_process_judges(cluster, tmp_path):
+    command = ["evaluate", "scenes", "--limit", "6", "--size", "64", "--figures", "0"]
+    command += ["--model", str(ROOT / "demo" / "model"), "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / "alone")]) == 0
+    assert main([*command, "--out", str(tmp_path / "many"), "--ray"]) == 0
+    many, alone = (
+        json.loads((tmp_path / run / "report.json").read_text()) for run in ("many", "alone")
+    )
+    assert many["pictures"] == alone["pictures"] == 6
+    for name, value in alone["figures"]["output space"].items():
+        assert many["figures"]["output space"][name] == pytest.approx(value, abs=0.5), name

@@ -4,37 +4,24 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import ConceptAttentionError
 from ..attention import ATTEND, SPACES, Method
-from ..evaluation.datasets import Dataset, Sample, open_imagenet_segmentation, open_voc
-from ..evaluation.metrics import IGNORE, Score
+from ..evaluation.metrics import Score
 from ..evaluation.protocols import PROTOCOLS, Protocol
-from ..evaluation.run import (
-    LINES,
-    VARIANTS,
-    Plan,
-    Variant,
-    ask,
-    evaluate,
-    read_lines,
-    total,
-    write_line,
-)
+from ..evaluation.run import LINES, VARIANTS, Variant, ask, read_lines, total, write_line
 from ..evaluation.tables import figures, write_csv, write_markdown
-from ..locating import LocateSpec, parse_noise
+from ..locating import parse_noise
 from ..maps import ORDERS
-from ..pictures import Pixels, stack
-from ..recording import TOKENS, Recording, RecordSpec
+from ..recording import TOKENS
 from ..segmenting import open_folder
 from . import models, options
+from .judging import Actor, Job, Judge
 
 SETTINGS, RESULTS = "evaluate.json", "results*.jsonl"
-HELD_OUT_SCENES = 10_000_000  # the demo model was trained on none from here on
-SCENES, SCENE_PIXELS = 200, 256
+SCENES = 200  # pictures
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
@@ -111,145 +98,8 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-@dataclass(frozen=True)
-class Job:
-    """Everything that a process needs to judge samples."""
-
-    protocol: str
-    data: Path | None
-    names: Path | None
-    size: int | None
-    count: int
-    changes: dict[str, Any]
-    variants: tuple[Variant, ...]
-    tokens: str
-    order: str
-    seed: int
-    curves: bool
-    model: str
-    device: str
-    dtype: str
-
-    @property
-    def plan(self) -> Plan:
-        protocol = PROTOCOLS[self.protocol].changed(**self.changes)
-        return Plan(protocol, self.variants, self.tokens, self.order, self.seed, self.curves)
-
-    def open(self) -> Dataset:
-        if self.protocol == "scenes":
-            return open_scenes(self.count, self.size or SCENE_PIXELS)
-        if self.data is None:
-            raise ConceptAttentionError(f"{self.protocol} needs --data PATH.")
-        if self.protocol == "imagenet-segmentation":
-            return open_imagenet_segmentation(self.data, self.names)
-        data = open_voc(self.data)
-        return only_single_class(data) if self.protocol == "voc-single" else data
-
-
-def open_scenes(count: int, size: int) -> Dataset:
-    """The demo's drawn landscapes with exact masks, none of which was trained on."""
-    try:
-        from demo.scenes import WORDS, scene
-    except ModuleNotFoundError:
-        raise ConceptAttentionError(
-            "The scenes are drawn by the folder 'demo' of this repository: run from its root."
-        ) from None
-    import numpy as np
-
-    def read(key: str) -> Sample:
-        drawn = scene(int(key), size)
-        labels = np.zeros(drawn.image.shape[:2], np.uint8)
-        for word, mask in drawn.masks.items():
-            labels[mask] = WORDS.index(word) + 1
-        return Sample(
-            key, drawn.image, labels, {WORDS.index(word) + 1: word for word in drawn.masks}
-        )
-
-    return Dataset(tuple(str(HELD_OUT_SCENES + i) for i in range(count)), read)
-
-
-def only_single_class(data: Dataset) -> Dataset:
-    """The pictures that show one class at the protocol's label size, as foreground 1."""
-    import numpy as np
-
-    protocol = PROTOCOLS["voc-single"]
-
-    def classes_of(sample: Sample) -> list[int]:
-        return sorted({*np.unique(protocol.truth(sample)).tolist()} - {0, IGNORE})
-
-    def read(key: str) -> Sample:
-        sample = data.read(key)
-        (label,) = classes_of(sample)
-        judged = np.where(sample.labels == IGNORE, IGNORE, 0)
-        labels = np.where(sample.labels == label, 1, judged).astype(np.uint8)
-        return Sample(key, sample.image, labels, {1: sample.classes[label]})
-
-    single = (key for key in data.keys if len(classes_of(data.read(key))) == 1)
-    return Dataset(tuple(single), read)
-
-
-class Judge:
-    """A loaded model and a data set: from the key of a sample to its scores."""
-
-    def __init__(self, job: Job, data: Dataset):
-        with models.needs_diffusers():
-            from ..hosts.diffusers.families import find
-
-        self.data, self.plan = data, job.plan
-        self.pipe = models.load(job.model, *models.choose_place(job.device, job.dtype))
-        find(self.pipe)  # says so before it takes time
-
-    def look(self, image: Pixels, spec: RecordSpec, how: LocateSpec) -> Recording:
-        from ..hosts.diffusers.locate import locate
-
-        unlimited = replace(how, megapixels=float("inf"))  # the protocol says how large
-        return locate(self.pipe, stack([image]), spec, unlimited)
-
-    def scores(self, key: str) -> dict[str, Any]:
-        return evaluate(self.data.read(key), self.plan, self.look)
-
-
-class Actor:
-    """A process of a cluster that judges its share of the samples."""
-
-    def __init__(self, job: Job):
-        self.judge = Judge(job, job.open())
-
-    def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:
-        keys = rows["key"].tolist()
-        scores = [self.judge.scores(key) for key in keys]
-        counts = [{name: score.counts() for name, score in one.items()} for one in scores]
-        return {"key": keys, "scores": [json.dumps(one) for one in counts]}
-
-
 def run(asked: argparse.Namespace) -> int:
-    changes: dict[str, Any] = {
-        "picture": asked.size if asked.protocol != "scenes" else None,
-        "blocks": asked.blocks,
-        "noise": parse_noise(asked.noise) if asked.noise else None,
-        "samples": asked.samples,
-        "softmax": asked.softmax,
-    }
-    protocol = PROTOCOLS[asked.protocol].changed(**changes)
-    own = _choose_variant(asked, protocol)
-    others = [variant for variant in VARIANTS if variant != own] if asked.all_variants else []
-    variants = (own, *others)
-    job = Job(
-        asked.protocol,
-        asked.data and asked.data.resolve(),
-        asked.names and asked.names.resolve(),
-        asked.size,
-        asked.limit or SCENES,
-        changes,
-        variants,
-        asked.tokens,
-        asked.order,
-        asked.seed,
-        asked.curves,
-        asked.model,
-        asked.device,
-        asked.dtype,
-    )
+    job = _read_job(asked)
     settings = json.loads(
         json.dumps({**asdict(job), "versions": dict(models.list_versions())}, default=str)
     )
@@ -274,11 +124,47 @@ def run(asked: argparse.Namespace) -> int:
     results = _judge_here(judge, todo) if here else _judge_on_ray(asked.ray, job, todo)
     for key, scores in tqdm(results, total=len(todo), unit="picture", disable=None):
         write_line(lines, key, scores)
-    seconds = time.perf_counter() - started
+    seconds = (time.perf_counter() - started) / len(todo) if todo else None
 
+    print(_write_results(asked, job, seconds))
+    if judge is not None and asked.figures > 0:
+        _draw(judge, keys[: asked.figures], asked.out)
+    return 0
+
+
+def _read_job(asked: argparse.Namespace) -> Job:
+    changes: dict[str, Any] = {
+        "picture": asked.size if asked.protocol != "scenes" else None,
+        "blocks": asked.blocks,
+        "noise": parse_noise(asked.noise) if asked.noise else None,
+        "samples": asked.samples,
+        "softmax": asked.softmax,
+    }
+    own = _choose_variant(asked, PROTOCOLS[asked.protocol].changed(**changes))
+    others = [variant for variant in VARIANTS if variant != own] if asked.all_variants else []
+    return Job(
+        asked.protocol,
+        asked.data and asked.data.resolve(),
+        asked.names and asked.names.resolve(),
+        asked.size,
+        asked.limit or SCENES,
+        changes,
+        (own, *others),
+        asked.tokens,
+        asked.order,
+        asked.seed,
+        asked.curves,
+        asked.model,
+        asked.device,
+        asked.dtype,
+    )
+
+
+def _write_results(asked: argparse.Namespace, job: Job, seconds: float | None) -> str:
+    """The table, a report and curves from all results in the folder; the table as Markdown."""
     done = read_lines(sorted(asked.out.glob(RESULTS)))
     totals = total(done)
-    shown = [variant.name for variant in dict.fromkeys((*variants, *VARIANTS))]
+    shown = [variant.name for variant in dict.fromkeys((*job.variants, *VARIANTS))]
     table = write_markdown(asked.protocol, totals, shown, len(done))
     (asked.out / "table.md").write_text(table, "utf-8")
     (asked.out / "table.csv").write_text(write_csv(asked.protocol, totals), "utf-8")
@@ -287,17 +173,14 @@ def run(asked: argparse.Namespace) -> int:
         "pictures": len(done),
         "figures": {name: figures(asked.protocol, score) for name, score in totals.items()},
         "classes": {name: score.ious for name, score in totals.items()},
-        "seconds a picture": round(seconds / len(todo), 3) if todo else None,
+        "seconds a picture": None if seconds is None else round(seconds, 3),
     }
     (asked.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    if judge is not None and asked.figures > 0:
-        _draw(judge, keys[: asked.figures], asked.out)
     if asked.curves:
         from ..evaluation.figures import save_curves
 
         save_curves(asked.out / "curves.png", totals)
-    print(table)
-    return 0
+    return table
 
 
 def _choose_variant(asked: argparse.Namespace, protocol: Protocol) -> Variant:
