@@ -114,7 +114,8 @@ def flux() -> comfy.model_patcher.ModelPatcher:
     config = comfy.supported_models.Flux(
         {"image_model": "flux", **{name: v for name, v in params.items() if name in known}}
     )
-    return _random_weights(config)
+    config.set_inference_dtype(torch.float32, None)
+    return random_weights(config)
 
 
 def flux_prompt(seed: int, tokens: int = 5, pooled: float = 1.0, **more) -> Conditioning:
@@ -134,11 +135,13 @@ def flux_as_text(args: dict, concepts: Tensor, text: int, patches: int) -> dict:
     }
 
 
-def _random_weights(config: Any) -> comfy.model_patcher.ModelPatcher:
-    config.set_inference_dtype(torch.float32, None)
+def random_weights(
+    config: Any, weights: dict[str, Tensor] | None = None
+) -> comfy.model_patcher.ModelPatcher:
+    """A model of this configuration with random weights, or with those given."""
     model = config.get_model({}, "")
     generator = torch.Generator().manual_seed(0)
-    weights = {
+    weights = weights or {
         name: torch.randn(value.shape, generator=generator)
         * (1.5 * value.shape[1] ** -0.5 if value.ndim > 1 else 0.1)
         for name, value in model.diffusion_model.state_dict().items()
