@@ -51,7 +51,7 @@ class ConceptSet:
     def find(self, name: str) -> int:
         """The position of a concept by name, whatever its case; hidden ones are found too."""
         for i, concept in enumerate(self.concepts):
-            if _key(concept.name) == _key(name):
+            if key_of(concept.name) == key_of(name):
                 return i
         raise ConceptAttentionError(
             f"There is no concept named '{name.strip()}'. Recorded: {', '.join(self.names)}."
@@ -77,10 +77,10 @@ def parse(text: str, background: bool = False) -> ConceptSet:
         concept = Concept(name or words, words or name)
         if not concept.name:
             raise ConceptAttentionError(f"'{entry}' names no concept. Write {EXAMPLE}.")
-        if _key(concept.name) in concepts:
+        if key_of(concept.name) in concepts:
             notices.append(f"'{concept.name}' was given more than once; the first one counts.")
         else:
-            concepts[_key(concept.name)] = concept
+            concepts[key_of(concept.name)] = concept
     if len(concepts) > MOST_CONCEPTS:
         raise ConceptAttentionError(
             f"Got {len(concepts)} concepts; at most {MOST_CONCEPTS} are accepted."
@@ -97,5 +97,6 @@ def parse(text: str, background: bool = False) -> ConceptSet:
     return ConceptSet(tuple(concepts.values()), tuple(notices))
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """What two names have in common that mean the same concept."""
     return unicodedata.normalize("NFKC", name).strip().casefold()

@@ -3,14 +3,15 @@
 import json
 import re
 import unicodedata
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from .maps import ConceptMaps, presence
-from .masks import draw
-from .render import Picture, colour, heat_maps, label_map, overlay, sheet
+from .masks import MaskSpec, draw
+from .render import Picture, colour, heat_maps, label_map, overlay, sheet, to_image
 
 
 def file_names(names: list[str]) -> list[str]:
@@ -30,26 +31,23 @@ def file_names(names: list[str]) -> list[str]:
     return safe
 
 
-def save(out: Path, image: Picture, maps: ConceptMaps, b: int, **mask_settings) -> dict:
-    """Write every file of picture `b` into `out` and return its part of the report.
-
-    `mask_settings` are those of `masks.draw`.
-    """
-    size = image.shape[:2]
+def save(out: Path, image: Picture, maps: ConceptMaps, b: int, spec: MaskSpec) -> dict:
+    """Write every file of picture `b` into `out` and return its part of the report."""
+    maps, size = maps.picture(b), image.shape[:2]
     concepts = maps.concepts
     names = [concepts.names[c] for c in concepts.shown]
     files = file_names(names)
     (out / "masks").mkdir(parents=True, exist_ok=True)
     (out / "heatmaps").mkdir(exist_ok=True)
-    masks = draw(maps, size=size, **mask_settings)[:, b]
+    masks = draw(maps, spec=spec, image=to_image(image)[None])[:, 0]
     for name, mask in zip(files, masks, strict=True):
         pixels = (mask.numpy() * 255).round().astype(np.uint8)
         Image.fromarray(pixels).save(out / "masks" / f"{name}.png")
-    for name, heat in zip(files, heat_maps(maps, b, size), strict=True):
+    for name, heat in zip(files, heat_maps(maps, 0, size), strict=True):
         Image.fromarray(heat).save(out / "heatmaps" / f"{name}.png")
-    Image.fromarray(overlay(image, maps, b)).save(out / "overlay.png")
-    Image.fromarray(sheet(image, maps, b)).save(out / "sheet.png")
-    save_labels(out, maps, b, size)
+    Image.fromarray(overlay(image, maps, 0)).save(out / "overlay.png")
+    Image.fromarray(sheet(image, maps, 0)).save(out / "sheet.png")
+    save_labels(out, image, maps, 0)
     return {
         "concepts": [
             {
@@ -63,19 +61,19 @@ def save(out: Path, image: Picture, maps: ConceptMaps, b: int, **mask_settings) 
             }
             for file, figure, concept in zip(
                 files,
-                [presence(maps)[b][c] for c in concepts.shown],
+                [presence(maps)[0][c] for c in concepts.shown],
                 [concepts.concepts[c] for c in concepts.shown],
                 strict=True,
             )
         ],
         "maps": maps.settings,
-        "masks": mask_settings,
+        "masks": asdict(spec),
     }
 
 
-def save_labels(out: Path, maps: ConceptMaps, b: int, size: tuple[int, int]) -> None:
+def save_labels(out: Path, image: Picture, maps: ConceptMaps, b: int) -> None:
     """The label map as a palette PNG, and which name and colour stands for which value."""
-    labels = Image.fromarray(label_map(maps, b, size), mode="P")
+    labels = Image.fromarray(label_map(maps, b, image), mode="P")
     colours = [colour(c) for c in range(len(maps.concepts))]
     labels.putpalette([channel for rgb in colours for channel in rgb])
     labels.save(out / "labels.png")

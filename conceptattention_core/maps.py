@@ -1,7 +1,7 @@
 """From a recording to one heat map per concept: arXiv 2502.04320, section 4.3."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -34,6 +34,15 @@ class ConceptMaps:
     concepts: ConceptSet
     grid: Grid
     settings: dict[str, object]
+    recording: Recording | None = None
+    """What they were read from, for views that show its steps and blocks."""
+
+    def picture(self, b: int) -> "ConceptMaps":
+        """The maps of one picture of the batch."""
+        recording = self.recording
+        if recording is not None:
+            recording = replace(recording, scores=recording.scores[b : b + 1])
+        return replace(self, maps=self.maps[b : b + 1], recording=recording)
 
     def of(self, name: str) -> Tensor:
         """The map of one concept, `b y x`."""
@@ -98,6 +107,7 @@ def reduce(
             "order": order,
             "temperature": temperature,
         },
+        recording,
     )
 
 
@@ -140,6 +150,23 @@ def presence(maps: ConceptMaps) -> list[list[Presence]]:
         ]
         for b in range(len(maps.maps))
     ]
+
+
+def describe(maps: ConceptMaps) -> str:
+    """Presence of each concept in each picture as a table for people."""
+    width = max(len(name) for name in maps.concepts.names)
+    lines = []
+    for b, figures in enumerate(presence(maps)):
+        if len(maps.maps) > 1:
+            lines.append(f"picture {b + 1}")
+        for c in maps.concepts.shown:
+            figure = figures[c]
+            said = "" if figure.present else "   absent"
+            lines.append(
+                f"{figure.name:{width}}  covers {figure.coverage:6.1%}  "
+                f"peak {figure.peak:.2f}  mean {figure.mean:.2f}{said}"
+            )
+    return "\n".join(lines)
 
 
 def _span(first: int, last: int) -> str:

@@ -1,13 +1,54 @@
 """From maps on the patch grid to masks on the pixels of the picture."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
-from . import ConceptAttentionError
+from . import ConceptAttentionError, refine
 from .maps import ConceptMaps, presence
 from .recording import Grid
-from .thresholds import level
+from .thresholds import Heat, level
+
+
+@dataclass(frozen=True)
+class MaskSpec:
+    """How a map becomes a mask; the steps come in this order."""
+
+    edges: bool = True
+    """Let maps follow the edges of the picture, where there is one."""
+    threshold: str = "mean"
+    amount: float = 0.5
+    """Those of `thresholds.THRESHOLDS`."""
+    soft: bool = False
+    """Gradual: 0 at the map's lowest value, 0.5 at the level, 1 at its highest; else 0 or 1."""
+    contrast: float = 1.0
+    """Of soft masks: above 1 is steeper at the level, below 1 flatter. 0, 0.5 and 1 stay."""
+    keep_absent: bool = False
+    """Draw concepts that the picture does not show, too; else their masks are all zeros."""
+    holes: bool = False
+    """Fill what a mask encloses."""
+    islands: float = 0.0
+    """Drop parts smaller than this share of the picture, 0..1."""
+    largest: bool = False
+    """Keep only the largest part."""
+    grow: int = 0
+    """Pixels by which a mask becomes larger on every side, or smaller if negative."""
+    feather: int = 0
+    """Pixels to each side of an edge over which it is softened."""
+
+    def __post_init__(self):
+        if not self.contrast > 0:
+            raise ConceptAttentionError(f"The contrast must be above 0, got {self.contrast}.")
+        if not 0 <= self.islands <= 1:
+            raise ConceptAttentionError(
+                f"The least part of the picture must lie between 0 and 1, got {self.islands}."
+            )
+        if self.feather < 0:
+            raise ConceptAttentionError(f"A feather is 0 pixels or more, got {self.feather}.")
 
 
 def upsample(maps: Tensor, grid: Grid, size: tuple[int, int] | None = None) -> Tensor:
@@ -22,45 +63,106 @@ def upsample(maps: Tensor, grid: Grid, size: tuple[int, int] | None = None) -> T
     pixels = pixels[:, :, : grid.h, : grid.w]
     if size != (grid.h, grid.w):
         pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
-    # rounding can lift a value above the map's own highest, and then a map of one value has specks
-    return pixels.clamp(maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True))
+    return _within(pixels, maps)
+
+
+def sharpen(maps: ConceptMaps, image: Tensor) -> Tensor:
+    """The maps on the pixels of their pictures `b h w rgb`, 0..1, with its edges: `b c h w`."""
+    h, w = image.shape[1:3]
+    pixels = upsample(maps.maps, maps.grid, (h, w))
+    guide = rearrange(image[..., :3], "b h w rgb -> b rgb h w").to(pixels)
+    # a patch covers more pixels in a picture that was looked at in a smaller size
+    radius = round(refine.RADIUS * max(1.0, h / maps.grid.h))
+    return _within(refine.follow_edges(pixels, guide, radius), maps.maps)
 
 
 def draw(
     maps: ConceptMaps,
     names: list[str] | None = None,
+    spec: MaskSpec = MaskSpec(),
     *,
-    threshold: str = "mean",
-    amount: float = 0.5,
-    soft: bool = False,
-    keep_absent: bool = False,
     size: tuple[int, int] | None = None,
+    image: Tensor | None = None,
 ) -> Tensor:
     """One mask per concept, `c b h w`, float32, 0..1, for all shown concepts or for `names`.
 
-    `threshold` and `amount` are those of `thresholds.THRESHOLDS`. A hard mask is exactly 0 or 1.
-    A soft one runs from 0 at the map's lowest value through 0.5 at the level to 1 at its highest.
-    The mask of a concept that the picture does not show is all zeros unless `keep_absent`.
+    With the pictures `image` (b h w rgb, 0..1) masks have their size, else `size` (h, w), else
+    what the latent decodes to. Hard masks are exactly 0 or 1 before they are feathered.
     """
     wanted = maps.concepts.shown if names is None else [maps.concepts.find(n) for n in names]
     if not wanted:
         raise ConceptAttentionError(
             f"No concept was named. Recorded: {', '.join(maps.concepts.names)}."
         )
+    if image is None:
+        pixels = upsample(maps.maps, maps.grid, size)
+    elif spec.edges:
+        pixels = sharpen(maps, image)
+    else:
+        pixels = upsample(maps.maps, maps.grid, (image.shape[1], image.shape[2]))
     shown = presence(maps)
-    pixels = upsample(maps.maps, maps.grid, size)
+    # masks that tile the picture keep every pixel that their concept has won
+    keep_absent = spec.keep_absent or spec.threshold == "competition"
     masks = torch.zeros(len(wanted), pixels.shape[0], *pixels.shape[2:])
     for row, c in enumerate(wanted):
         for b in range(len(pixels)):
             if keep_absent or shown[b][c].present:
-                at = level(maps.maps[b, c], threshold, amount)
-                masks[row, b] = _soft(pixels[b, c], at) if soft else pixels[b, c] > at
+                masks[row, b] = _draw_one(maps.maps[b], pixels[b], c, spec)
     return masks
 
 
 def union(masks: Tensor) -> Tensor:
     """Several masks `c b h w` as one, `b h w`."""
     return masks.amax(dim=0)
+
+
+def finish(mask: Tensor, spec: MaskSpec) -> Tensor:
+    """The shape of a mask `h w` put right: holes, islands, largest part, size, feather."""
+    shape = mask.cpu().numpy()
+    if spec.holes:
+        shape = refine.fill_holes(shape)
+    if spec.islands > 0:
+        shape = refine.drop_islands(shape, spec.islands)
+    if spec.largest:
+        shape = refine.keep_largest(shape)
+    if spec.grow:
+        shape = refine.grow(shape, spec.grow)
+    return torch.from_numpy(np.ascontiguousarray(refine.feather(shape, spec.feather)))
+
+
+def split(masks: Tensor, least: float = 0.0) -> Tensor:
+    """The parts of masks `b h w`, each by itself: `n b h w`, the largest of each picture first.
+
+    Parts below `least` of the picture (0..1) are left out; pictures with fewer get zeros.
+    """
+    parts = [refine.split(mask.cpu().float().numpy(), least) for mask in masks]
+    out = torch.zeros(max(1, *map(len, parts)), *masks.shape)
+    for b, own in enumerate(parts):
+        for n, part in enumerate(own):
+            out[n, b] = torch.from_numpy(part)
+    return out
+
+
+def _draw_one(maps: Tensor, pixels: Tensor, c: int, spec: MaskSpec) -> Tensor:
+    """The mask `h w` of concept `c`, from the maps of a picture `c y x` and on its pixels."""
+    heat = Heat(maps[c], pixels[c], rival=lambda: _find_rival(pixels, c))
+    at = level(heat, spec.threshold, spec.amount)
+    if spec.soft:
+        mask = _contrast(_soft(pixels[c], at), spec.contrast)
+    else:
+        mask = (pixels[c] > at).float()
+    return finish(mask, spec)
+
+
+def _find_rival(pixels: Tensor, c: int) -> Tensor:
+    """The strongest of the other concepts `h w`. Of equals the first one wins, as in `argmax`."""
+    before, after = pixels[:c], pixels[c + 1 :]
+    lowest = pixels.new_full((1, *pixels.shape[1:]), -1.0)
+    strongest = torch.cat([lowest, before]).amax(0)
+    if len(after):
+        next_below = torch.nextafter(after.amax(0), lowest[0])
+        strongest = torch.maximum(strongest, next_below)
+    return strongest
 
 
 def _soft(heat: Tensor, at: Tensor) -> Tensor:
@@ -70,3 +172,15 @@ def _soft(heat: Tensor, at: Tensor) -> Tensor:
     below = 0.5 * (heat - low) / (at - low).clamp_min(1e-12)
     above = 0.5 + 0.5 * (heat - at) / (high - at).clamp_min(1e-12)
     return torch.where(heat <= at, below, above).clamp(0, 1)
+
+
+def _contrast(mask: Tensor, contrast: float) -> Tensor:
+    if contrast == 1:
+        return mask
+    inside, outside = mask**contrast, (1 - mask) ** contrast
+    return inside / (inside + outside)
+
+
+def _within(pixels: Tensor, maps: Tensor) -> Tensor:
+    """No value beyond the map's own, else a map of one value has specks by rounding."""
+    return pixels.clamp(maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True))

@@ -11,10 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .maps import ConceptMaps, presence
-from .masks import upsample
+from .masks import sharpen, upsample
+from .recording import Recording
 
 Picture = NDArray[np.uint8]  # h w rgb
 
+MOST_TILES = 20
 PAPER = (250, 250, 248)
 INK = (32, 33, 36)
 
@@ -48,9 +50,16 @@ def heat_maps(maps: ConceptMaps, b: int, size: tuple[int, int] | None = None) ->
     return [heat_map(heat, low, high) for heat in pixels]
 
 
-def label_map(maps: ConceptMaps, b: int, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """The position in `maps.concepts` of the strongest concept at each pixel, `h w`."""
-    pixels = upsample(maps.maps[b : b + 1], maps.grid, size)[0]
+def label_map(maps: ConceptMaps, b: int, image: Picture | None = None) -> NDArray[np.uint8]:
+    """The position in `maps.concepts` of the strongest concept at each pixel, `h w`.
+
+    With the picture it follows its edges.
+    """
+    maps = maps.picture(b)
+    if image is None:
+        pixels = upsample(maps.maps, maps.grid)[0]
+    else:
+        pixels = sharpen(maps, to_image(image)[None])[0]
     return pixels.argmax(dim=0).cpu().numpy().astype(np.uint8)
 
 
@@ -59,8 +68,7 @@ def overlay(image: Picture, maps: ConceptMaps, b: int, strength: float = 0.7) ->
 
     `strength` (0..1) is how much of the picture the colour hides. Hidden concepts stay uncoloured.
     """
-    size = image.shape[:2]
-    labels = label_map(maps, b, size)
+    labels = label_map(maps, b, image)
     palette = np.array([colour(c) for c in range(len(maps.concepts))], np.float32)
     shown = np.isin(labels, maps.concepts.shown)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
@@ -87,6 +95,61 @@ def sheet(image: Picture, maps: ConceptMaps, b: int) -> Picture:
         y, x = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
         canvas[y : y + h, x : x + w] = tile
     return canvas
+
+
+def labels(maps: ConceptMaps, b: int, image: Picture | None = None) -> Picture:
+    """The label map in flat colours with a legend below; hidden concepts are pale."""
+    found = label_map(maps, b, image)
+    palette = np.array(
+        [colour(c) if c in maps.concepts.shown else PAPER for c in range(len(maps.concepts))],
+        np.uint8,
+    )
+    return np.vstack([palette[found], legend(maps, b, found.shape[1])])
+
+
+def blocks_by_steps(
+    recording: Recording, name: str, b: int, temperature: float = 1.0, tile: int = 96
+) -> Picture:
+    """The map of one concept in each block (rows) and step (columns), on one scale.
+
+    Where there are more than `MOST_TILES` of either, evenly chosen ones are shown.
+    """
+    c = recording.concepts.find(name)
+    steps, blocks = (_choose_evenly(len(x)) for x in (recording.steps, recording.blocks))
+    scores = recording.scores[b][steps][:, blocks] / temperature
+    heats = scores.softmax(dim=2)[:, :, c]  # step block y x
+    low, high = heats.min().item(), heats.max().item()
+    y, x = heats.shape[-2:]
+    w, h = tile, max(1, round(tile * y / x))
+    size, gap = _text_size(tile * 8), 3
+    left, top = round(6.5 * size), round(1.8 * size)
+    rows, columns = len(blocks), len(steps)
+    shape = (top + rows * (h + gap), left + columns * (w + gap), 3)
+    canvas = np.full(shape, PAPER, np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            heat = heat_map(heats[column, row], low, high)
+            at = (top + row * (h + gap), left + column * (w + gap))
+            resized = cv2.resize(heat, (w, h), interpolation=cv2.INTER_NEAREST)
+            canvas[at[0] : at[0] + h, at[1] : at[1] + w] = resized
+    page = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(page)
+    for row, block in enumerate(blocks):
+        text = f"block {recording.blocks[block]}"
+        middle = top + row * (h + gap) + h / 2
+        pen.text((left - size / 2, middle), text, INK, font(text, size), anchor="rm")
+    for column, step in enumerate(steps):
+        first, last = recording.steps[step]
+        text = f"step {first}" if first == last else f"{first}-{last}"
+        middle = left + column * (w + gap) + w / 2
+        pen.text((middle, top / 2), text, INK, font(text, size), anchor="mm")
+    return np.asarray(page)
+
+
+def _choose_evenly(count: int) -> list[int]:
+    if count <= MOST_TILES:
+        return list(range(count))
+    return np.linspace(0, count - 1, MOST_TILES).round().astype(int).tolist()
 
 
 def legend(maps: ConceptMaps, b: int, width: int) -> Picture:
@@ -158,4 +221,4 @@ def to_picture(image: Tensor) -> Picture:
 
 def to_image(picture: Picture) -> Tensor:
     """Bytes as a picture `h w rgb`, 0..1, float32."""
-    return torch.from_numpy(np.ascontiguousarray(picture)).float() / 255
+    return torch.from_numpy(picture.astype(np.float32)) / 255

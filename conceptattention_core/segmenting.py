@@ -16,6 +16,7 @@ from typing import Any
 from . import ConceptAttentionError
 from .export import save
 from .maps import ConceptMaps
+from .masks import MaskSpec
 from .pictures import PictureFile, Pixels, read_picture
 
 SETTINGS, REPORT, PARTIAL = "segment.json", "report.json", ".partial"
@@ -126,12 +127,12 @@ def write(
     b: int,
     settings: Mapping[str, Any],
 ) -> None:
-    """The folder of one picture, whole or not at all; `settings["masks"]` is for `masks.draw`."""
+    """The folder of one picture, whole or not at all; `settings["masks"]` are a `MaskSpec`'s."""
     place = out / picture.name
     partial = place.with_name(f"{place.name}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        found = save(partial, image, maps, b, **settings["masks"])
+        found = save(partial, image, maps, b, MaskSpec(**settings["masks"]))
         about = {
             "picture": picture.path.name,
             "height": image.shape[0],

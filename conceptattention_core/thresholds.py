@@ -1,58 +1,103 @@
 """Levels that split a map into inside and outside. To add one, write a function and list it.
 
-Each takes one map `y x` and an amount (what the amount means stands in the docstring) and returns
-a level: what is above it is inside.
+Each takes the heat of one concept and an amount (what the amount means stands in the docstring)
+and returns a level, one for the picture or one for each pixel: what is above it is inside.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import ConceptAttentionError
 
 
-def fixed(heat: Tensor, amount: float) -> Tensor:
+@dataclass(frozen=True)
+class Heat:
+    """The map of one concept in one picture."""
+
+    patches: Tensor  # y x
+    pixels: Tensor  # h w, the same where the mask is drawn
+    rival: Callable[[], Tensor]
+    """The strongest other concept at each pixel, `h w`; a hair less where a tie is ours."""
+
+    @classmethod
+    def alone(cls, patches: Tensor) -> "Heat":
+        """A map without pixels of its own and without others beside it."""
+        return cls(patches, patches, lambda: torch.full_like(patches, -torch.inf))
+
+
+def fixed(heat: Heat, amount: float) -> Tensor:
     """The amount itself, as a value of the map (0..1)."""
-    return torch.as_tensor(amount).to(heat)
+    return torch.as_tensor(amount).to(heat.patches)
 
 
-def mean(heat: Tensor, amount: float) -> Tensor:
+def mean(heat: Heat, amount: float) -> Tensor:
     """The mean of the map: the rule of the paper's evaluation. The amount is not used."""
-    return heat.mean().clamp(heat.min(), heat.max())  # rounding can leave a map of one value
+    values = heat.patches
+    return values.mean().clamp(values.min(), values.max())  # rounding can leave a map of one value
 
 
-def otsu(heat: Tensor, amount: float) -> Tensor:
+def otsu(heat: Heat, amount: float) -> Tensor:
     """The level that best splits the map into two groups (Otsu 1979). The amount is not used.
 
     Every value is tried as the split; kept is the one with the largest variance between groups.
     """
-    values = heat.flatten().cpu().double().sort().values  # maps are small; no float64 on a Mac GPU
+    # maps are small; no float64 on a Mac GPU
+    values = heat.patches.flatten().cpu().double().sort().values
     if values[0] == values[-1]:
-        return heat.max()
+        return heat.patches.max()
     below = torch.arange(1, len(values), dtype=values.dtype)
     above = len(values) - below
     sums = values.cumsum(0)
     apart = sums[:-1] / below - (sums[-1] - sums[:-1]) / above
     best = (below * above * apart**2).argmax()
-    return ((values[best] + values[best + 1]) / 2).to(heat)
+    return ((values[best] + values[best + 1]) / 2).to(heat.patches)
 
 
-def top_area(heat: Tensor, amount: float) -> Tensor:
+def top_area(heat: Heat, amount: float) -> Tensor:
     """The level above which lies this share of the picture (0..1), strongest patches first."""
-    return heat.flatten().float().quantile(1 - amount).to(heat)
+    return heat.patches.flatten().float().quantile(1 - amount).to(heat.patches)
 
 
-THRESHOLDS: dict[str, Callable[[Tensor, float], Tensor]] = {
+def hysteresis(heat: Heat, amount: float) -> Tensor:
+    """Otsu's level, and a lower one for what hangs together with something above it (Canny 1986).
+
+    The amount says how far down from Otsu's level to the mean the lower one lies (0..1).
+    """
+    high = otsu(heat, amount)
+    low = high - amount * (high - mean(heat, amount)).clamp_min(0)
+    candidates = (heat.pixels > low).cpu().numpy()
+    count, parts = cv2.connectedComponents(candidates.astype(np.uint8), connectivity=8)
+    sure = np.zeros(count, bool)
+    sure[parts[(heat.pixels > high).cpu().numpy()]] = True
+    sure[0] = False  # part 0 is what lies outside
+    grown = torch.from_numpy(sure[parts]).to(heat.pixels.device)
+    return torch.where(grown, low, high).to(heat.pixels)
+
+
+def competition(heat: Heat, amount: float) -> Tensor:
+    """At each pixel what the strongest other concept has there, the hidden background included:
+    masks tile the picture, without overlap and without gap. The amount is not used.
+    """
+    return heat.rival()
+
+
+THRESHOLDS: dict[str, Callable[[Heat, float], Tensor]] = {
     "mean": mean,
     "otsu": otsu,
     "fixed": fixed,
     "top area": top_area,
+    "hysteresis": hysteresis,
+    "competition": competition,
 }
 
 
-def level(heat: Tensor, name: str, amount: float) -> Tensor:
-    """The level that the named threshold gives for one map `y x`."""
+def level(heat: Heat, name: str, amount: float) -> Tensor:
+    """The level that the named threshold gives: a scalar, or `h w`."""
     if name not in THRESHOLDS:
         raise ConceptAttentionError(
             f"Unknown threshold '{name}'. Accepted: {', '.join(THRESHOLDS)}."

@@ -3,12 +3,21 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .demo import DemoModel
+from .layers import CutOut, Layers, SaveLayers, SaveMasks
 from .locate import Locate
-from .masks import Masks, Pick
+from .masks import Masks, Pick, Split
 from .record import Maps, Record
-from .view import Overlay
+from .regions import Boxes, Regions
+from .scores import Gate, Scores
+from .view import Labels, Overlay, Sheet
 
-NODES: list[type[io.ComfyNode]] = [Record, Locate, Maps, Masks, Pick, Overlay, DemoModel]
+NODES: list[type[io.ComfyNode]] = [
+    *(Record, Locate, Maps),
+    *(Masks, Pick, Split),
+    *(Overlay, Labels, Sheet, Scores, Gate),
+    *(CutOut, Layers, SaveLayers, SaveMasks, Boxes, Regions),
+    DemoModel,
+]
 
 
 class ConceptAttentionExtension(ComfyExtension):

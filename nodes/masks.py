@@ -4,7 +4,17 @@ from comfy_api.latest import io
 
 from ..conceptattention_core.concepts import split
 from ..conceptattention_core.masks import draw, union
-from .wires import advanced, maps_input, mask_inputs, picture_input, schema, size_of
+from ..conceptattention_core.masks import split as split_masks
+from .wires import (
+    advanced,
+    check_picture,
+    finish_inputs,
+    maps_input,
+    mask_inputs,
+    mask_spec,
+    picture_input,
+    schema,
+)
 
 
 class Masks(io.ComfyNode):
@@ -15,7 +25,7 @@ class Masks(io.ComfyNode):
             "Concept Masks",
             description="One mask per concept, in the order they were written.",
             search_aliases=["concept attention", "segment", "words to masks"],
-            inputs=[maps_input(), picture_input(), *mask_inputs()],
+            inputs=[maps_input(), picture_input(), *mask_inputs(), *finish_inputs()],
             outputs=[
                 io.Mask.Output(
                     display_name="masks",
@@ -30,15 +40,9 @@ class Masks(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, maps, threshold, level, soft, keep_absent, image=None) -> io.NodeOutput:
-        masks = draw(
-            maps,
-            threshold=threshold,
-            amount=level,
-            soft=soft,
-            keep_absent=keep_absent,
-            size=size_of(maps, image),
-        )
+    def execute(cls, maps, image=None, **widgets) -> io.NodeOutput:
+        check_picture(maps, image)
+        masks = draw(maps, spec=mask_spec(**widgets), image=image)
         names = [maps.concepts.names[c] for c in maps.concepts.shown]
         return io.NodeOutput(list(masks), names)
 
@@ -66,6 +70,7 @@ class Pick(io.ComfyNode):
                         "invert", default=False, tooltip="Everything but the named concepts."
                     )
                 ),
+                *finish_inputs(),
             ],
             outputs=[
                 io.Mask.Output(display_name="mask", tooltip="One mask per picture of the batch.")
@@ -73,18 +78,48 @@ class Pick(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, maps, name, threshold, level, soft, keep_absent, invert, image=None
-    ) -> io.NodeOutput:
-        mask = union(
-            draw(
-                maps,
-                split(name),
-                threshold=threshold,
-                amount=level,
-                soft=soft,
-                keep_absent=keep_absent,
-                size=size_of(maps, image),
-            )
-        )
+    def execute(cls, maps, name, invert, image=None, **widgets) -> io.NodeOutput:
+        check_picture(maps, image)
+        mask = union(draw(maps, split(name), mask_spec(**widgets), image=image))
         return io.NodeOutput(1 - mask if invert else mask)
+
+
+class Split(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionSplit",
+            "Split Mask into Parts",
+            description="Each part of a mask by itself, the largest first: three boats, three "
+            "masks.",
+            search_aliases=["concept attention", "instances", "connected components"],
+            inputs=[
+                io.Mask.Input("mask", tooltip="Any mask."),
+                io.Float.Input(
+                    "islands",
+                    default=0.1,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Parts smaller than this percentage of the picture are left out.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    display_name="masks",
+                    is_output_list=True,
+                    tooltip="A list with one mask per part. A picture of the batch with fewer "
+                    "parts than another has empty ones.",
+                ),
+                io.Int.Output(
+                    display_name="numbers",
+                    is_output_list=True,
+                    tooltip="The parts' numbers, from 1.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, mask, islands) -> io.NodeOutput:
+        parts = split_masks(mask, islands / 100)
+        return io.NodeOutput(list(parts), list(range(1, len(parts) + 1)))

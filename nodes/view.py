@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..conceptattention_core import render
-from .wires import maps_input, schema, size_of
+from .wires import check_picture, maps_input, recording_of, schema
 
 VIEWS = {
     "regions": render.overlay,
@@ -40,11 +40,84 @@ class Overlay(io.ComfyNode):
 
     @classmethod
     def execute(cls, maps, image, view) -> io.NodeOutput:
-        size_of(maps, image)
+        check_picture(maps, image)
         views = torch.stack(
             [
                 render.to_image(VIEWS[view](render.to_picture(picture), maps, b))
                 for b, picture in enumerate(image)
+            ]
+        )
+        return io.NodeOutput(views, ui=ui.PreviewImage(views, cls=cls))
+
+
+class Labels(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionLabels",
+            "Concept Label Map",
+            description="Each pixel in the flat colour of its strongest concept, and the same as "
+            "numbers.",
+            search_aliases=["concept attention", "segmentation map", "id map"],
+            inputs=[
+                maps_input(),
+                io.Image.Input("image", tooltip="The picture that the maps belong to."),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="image", tooltip="Flat colours with a legend, one per picture."
+                ),
+                io.Mask.Output(
+                    display_name="numbers",
+                    tooltip="For each pixel the position of its concept, from 0, divided by 255: "
+                    "saved as a PNG file of 8 bits, its values are the positions.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, maps, image) -> io.NodeOutput:
+        check_picture(maps, image)
+        pictures = [render.to_picture(one) for one in image]
+        views = [render.labels(maps, b, picture) for b, picture in enumerate(pictures)]
+        numbers = [render.label_map(maps, b, picture) for b, picture in enumerate(pictures)]
+        return io.NodeOutput(
+            torch.stack([render.to_image(view) for view in views]),
+            torch.stack([torch.from_numpy(one).float() / 255 for one in numbers]),
+        )
+
+
+class Sheet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionSheet",
+            "Concept Map Sheet",
+            description="The map of one concept in every block and step: where the model knows "
+            "what, and when.",
+            search_aliases=["concept attention", "blocks", "steps", "research"],
+            is_output_node=True,
+            inputs=[
+                maps_input(),
+                io.String.Input("name", placeholder="balloon", tooltip="A recorded concept."),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="image",
+                    tooltip="Blocks from top to bottom, steps from left to right, one sheet per "
+                    "picture.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, maps, name) -> io.NodeOutput:
+        recording = recording_of(maps)
+        temperature = maps.settings["temperature"]
+        views = torch.stack(
+            [
+                render.to_image(render.blocks_by_steps(recording, name, b, temperature))
+                for b in range(len(maps.maps))
             ]
         )
         return io.NodeOutput(views, ui=ui.PreviewImage(views, cls=cls))

@@ -10,7 +10,8 @@ from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.attention import SPACES
 from ..conceptattention_core.concepts import MOST_CONCEPTS
 from ..conceptattention_core.maps import ConceptMaps
-from ..conceptattention_core.recording import TOKENS
+from ..conceptattention_core.masks import MaskSpec
+from ..conceptattention_core.recording import TOKENS, Recording
 from ..conceptattention_core.thresholds import THRESHOLDS
 
 ConceptMapsWire = io.Custom("CONCEPT_MAPS")
@@ -83,6 +84,14 @@ def maps_input() -> io.Input:
     )
 
 
+def masks_input() -> io.Input:
+    return io.Mask.Input("masks", tooltip="All masks from Concept Masks.")
+
+
+def names_input() -> io.Input:
+    return io.String.Input("names", force_input=True, tooltip="All names from Concept Masks.")
+
+
 def picture_input() -> io.Input:
     return io.Image.Input(
         "image",
@@ -102,7 +111,9 @@ def mask_inputs() -> list[io.Input]:
             tooltip="Where inside begins. mean: above the map's own mean (the paper's rule). "
             "otsu: the split that best separates two groups, tighter than mean. "
             "fixed: above the value of 'level'. "
-            "top area: the strongest part of the picture, as large as 'level'.",
+            "top area: the strongest part of the picture, as large as 'level'. "
+            "hysteresis: otsu, and what hangs together with it down to 'level'. "
+            "competition: each pixel to its strongest concept, no overlap, no gap.",
         ),
         io.Float.Input(
             "level",
@@ -111,7 +122,7 @@ def mask_inputs() -> list[io.Input]:
             max=1.0,
             step=0.01,
             tooltip="For fixed: the map value, 0 to 1. For top area: the share of the picture. "
-            "Not used by mean and otsu.",
+            "For hysteresis: 0 stays with otsu, 1 goes down to the mean. Others do not use it.",
         ),
         io.Boolean.Input(
             "soft",
@@ -130,13 +141,124 @@ def mask_inputs() -> list[io.Input]:
     ]
 
 
-def size_of(maps: ConceptMaps, image: Tensor | None) -> tuple[int, int] | None:
-    """The picture's pixel size (h, w), after a check that it is the picture of these maps."""
-    if image is None:
-        return None
-    if len(image) != len(maps.maps):
+def finish_inputs() -> list[io.Input]:
+    """What makes a mask ready for use, in the order of its steps.
+
+    Optional, and after all other widgets: graphs that were saved without them still load and run.
+    """
+    return [
+        advanced(
+            io.Boolean.Input(
+                "edges",
+                optional=True,
+                default=True,
+                tooltip="Lets masks follow the edges of the image, where one is connected. "
+                "Off: smooth outlines as coarse as the model's patches of 16 pixels.",
+            )
+        ),
+        advanced(
+            io.Float.Input(
+                "contrast",
+                optional=True,
+                default=1.0,
+                min=0.1,
+                max=20.0,
+                step=0.1,
+                tooltip="Of soft masks: above 1 is steeper at the threshold, below 1 flatter.",
+            )
+        ),
+        advanced(
+            io.Boolean.Input(
+                "fill_holes",
+                optional=True,
+                default=False,
+                tooltip="First step after the threshold: fills what a mask encloses.",
+            )
+        ),
+        advanced(
+            io.Float.Input(
+                "islands",
+                optional=True,
+                default=0.0,
+                min=0.0,
+                max=100.0,
+                step=0.1,
+                tooltip="Second step: drops parts smaller than this percentage of the picture.",
+            )
+        ),
+        advanced(
+            io.Boolean.Input(
+                "largest",
+                optional=True,
+                default=False,
+                tooltip="Third step: keeps only the largest part.",
+            )
+        ),
+        advanced(
+            io.Int.Input(
+                "grow",
+                optional=True,
+                default=0,
+                min=-512,
+                max=512,
+                tooltip="Fourth step: pixels by which the mask becomes larger on every side; "
+                "negative numbers shrink it.",
+            )
+        ),
+        advanced(
+            io.Int.Input(
+                "feather",
+                optional=True,
+                default=0,
+                min=0,
+                max=512,
+                tooltip="Last step: pixels to each side of the edge over which it is softened. "
+                "What is farther away stays exact.",
+            )
+        ),
+    ]
+
+
+def mask_spec(
+    threshold: str,
+    level: float,
+    soft: bool,
+    keep_absent: bool,
+    edges: bool = True,
+    contrast: float = 1.0,
+    fill_holes: bool = False,
+    islands: float = 0.0,
+    largest: bool = False,
+    grow: int = 0,
+    feather: int = 0,
+) -> MaskSpec:
+    """What `mask_inputs` and `finish_inputs` were set to."""
+    return MaskSpec(
+        edges=edges,
+        threshold=threshold,
+        amount=level,
+        soft=soft,
+        contrast=contrast,
+        keep_absent=keep_absent,
+        holes=fill_holes,
+        islands=islands / 100,
+        largest=largest,
+        grow=grow,
+        feather=feather,
+    )
+
+
+def recording_of(maps: ConceptMaps) -> Recording:
+    """What the maps were read from, with its steps and blocks."""
+    if maps.recording is None:
+        raise ConceptAttentionError("These maps came without their recording.")
+    return maps.recording
+
+
+def check_picture(maps: ConceptMaps, image: Tensor | None) -> None:
+    """An error unless the pictures are as many as the maps belong to."""
+    if image is not None and len(image) != len(maps.maps):
         raise ConceptAttentionError(
             f"The image batch has {len(image)} pictures, the maps belong to {len(maps.maps)}. "
             "Connect the picture decoded from the recorded latent."
         )
-    return image.shape[1], image.shape[2]

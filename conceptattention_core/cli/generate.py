@@ -139,15 +139,7 @@ def generate(asked: argparse.Namespace) -> int:
     pictures = []
     for b, (image, seed) in enumerate(zip(images, seeds, strict=True)):
         folder = "." if asked.batch == 1 else f"{seed}"
-        found = save(
-            asked.out / folder,
-            np.asarray(image),
-            maps,
-            b,
-            threshold=asked.threshold,
-            amount=asked.level,
-            soft=not asked.hard,
-        )
+        found = save(asked.out / folder, np.asarray(image), maps, b, options.read_masks(asked))
         image.save(asked.out / folder / "image.png")
         pictures.append({"folder": folder, "seed": seed, **found})
         _tell(asked.out / folder, found["concepts"])

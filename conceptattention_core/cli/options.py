@@ -9,6 +9,7 @@ from typing import Any
 from .. import ConceptAttentionError
 from ..attention import ATTEND, SPACES
 from ..maps import ORDERS
+from ..masks import MaskSpec
 from ..ranges import ACCEPTED
 from ..recording import TOKENS
 from ..thresholds import THRESHOLDS
@@ -67,9 +68,50 @@ def add_masks(group: Any) -> None:
     """How to draw masks."""
     group.add_argument("--threshold", **one_of("what is inside", THRESHOLDS))
     group.add_argument(
-        "--level", type=share, default=0.5, metavar="X", help="0.5; for fixed and top area"
+        "--level",
+        type=share,
+        default=0.5,
+        metavar="X",
+        help="0.5; for fixed, top area and hysteresis",
     )
     group.add_argument("--hard", action="store_true", help="black and white, no grey")
+    group.add_argument(
+        "--contrast", type=positive, default=1.0, metavar="X", help="1; of soft masks"
+    )
+    group.add_argument(
+        "--no-edges", action="store_true", help="smooth masks that do not follow the picture"
+    )
+    group.add_argument("--fill-holes", action="store_true", help="fill what a mask encloses")
+    group.add_argument(
+        "--islands",
+        type=share,
+        default=0.0,
+        metavar="X",
+        help="0; drop parts below this share of the picture",
+    )
+    group.add_argument("--largest", action="store_true", help="keep only the largest part")
+    group.add_argument(
+        "--grow", type=int, default=0, metavar="PIXELS", help="0; negative numbers shrink"
+    )
+    group.add_argument(
+        "--feather", type=int, default=0, metavar="PIXELS", help="0; softens the edge"
+    )
+
+
+def read_masks(asked: argparse.Namespace) -> MaskSpec:
+    """What `add_masks` was given."""
+    return MaskSpec(
+        edges=not asked.no_edges,
+        threshold=asked.threshold,
+        amount=asked.level,
+        soft=not asked.hard,
+        contrast=asked.contrast,
+        holes=asked.fill_holes,
+        islands=asked.islands,
+        largest=asked.largest,
+        grow=asked.grow,
+        feather=asked.feather,
+    )
 
 
 def add_machine(group: Any) -> None:

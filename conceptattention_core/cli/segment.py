@@ -145,8 +145,8 @@ def segment(asked: argparse.Namespace) -> int:
         asked.order,
         asked.temperature,
     )
-    masks = {"threshold": asked.threshold, "amount": asked.level, "soft": not asked.hard}
-    settings = json.loads(json.dumps({**asdict(job), "masks": masks}))
+    masks = options.read_masks(asked)
+    settings = json.loads(json.dumps({**asdict(job), "masks": asdict(masks)}))
     pictures = list_pictures(asked.paths)
     open_folder(asked.out, settings, asked.overwrite)
     todo = list_open(pictures, asked.out, settings)

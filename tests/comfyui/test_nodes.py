@@ -1,6 +1,7 @@
 """The nodes as ComfyUI calls them: what they promise, and a way through all of them."""
 
 import inspect
+from itertools import product
 from pathlib import Path
 
 import comfy_extras.nodes_mask as masking
@@ -17,6 +18,7 @@ from conceptattention.nodes import NODES
 from conceptattention.nodes.masks import Masks, Pick
 from conceptattention.nodes.record import Maps, Record
 from conceptattention.nodes.view import VIEWS, Overlay
+from conceptattention.nodes.wires import mask_spec
 
 import nodes as stock
 
@@ -29,6 +31,10 @@ TINY_FLUX = TINY["Flux.1"]
 
 # Workflows in the world refer to these names: they are never renamed and never change their type.
 # An input may be added if it is optional or has a default.
+FINISH = {
+    "edges": "BOOLEAN", "contrast": "FLOAT", "fill_holes": "BOOLEAN", "islands": "FLOAT",
+    "largest": "BOOLEAN", "grow": "INT", "feather": "INT",
+}  # fmt: skip
 PUBLISHED = {
     "ConceptAttentionRecord": (
         {
@@ -57,7 +63,7 @@ PUBLISHED = {
     "ConceptAttentionMasks": (
         {
             "maps": "CONCEPT_MAPS", "image": "IMAGE", "threshold": "COMBO", "level": "FLOAT",
-            "soft": "BOOLEAN", "keep_absent": "BOOLEAN",
+            "soft": "BOOLEAN", "keep_absent": "BOOLEAN", **FINISH,
         },
         ["MASK", "STRING"],
     ),
@@ -65,17 +71,61 @@ PUBLISHED = {
         {
             "maps": "CONCEPT_MAPS", "image": "IMAGE", "name": "STRING", "threshold": "COMBO",
             "level": "FLOAT", "soft": "BOOLEAN", "keep_absent": "BOOLEAN", "invert": "BOOLEAN",
+            **FINISH,
         },
         ["MASK"],
     ),
+    "ConceptAttentionSplit": ({"mask": "MASK", "islands": "FLOAT"}, ["MASK", "INT"]),
     "ConceptAttentionOverlay": (
         {"maps": "CONCEPT_MAPS", "image": "IMAGE", "view": "COMBO"},
         ["IMAGE"],
     ),
+    "ConceptAttentionLabels": (
+        {"maps": "CONCEPT_MAPS", "image": "IMAGE"},
+        ["IMAGE", "MASK"],
+    ),
+    "ConceptAttentionSheet": ({"maps": "CONCEPT_MAPS", "name": "STRING"}, ["IMAGE"]),
+    "ConceptAttentionScores": ({"maps": "CONCEPT_MAPS"}, ["STRING", "STRING", "STRING"]),
+    "ConceptAttentionGate": (
+        {"maps": "CONCEPT_MAPS", "image": "IMAGE", "names": "STRING", "coverage": "FLOAT"},
+        ["IMAGE", "STRING"],
+    ),
+    "ConceptAttentionCutOut": (
+        {"image": "IMAGE", "mask": "MASK", "crop": "BOOLEAN", "margin": "INT"},
+        ["IMAGE"],
+    ),
+    "ConceptAttentionLayers": (
+        {"image": "IMAGE", "masks": "MASK", "names": "STRING"},
+        ["LAYERS"],
+    ),
+    "ConceptAttentionSaveLayers": (
+        {"layers": "LAYERS", "filename_prefix": "STRING"},
+        ["STRING"],
+    ),
+    "ConceptAttentionSaveMasks": (
+        {"mask": "MASK", "name": "STRING", "folder": "STRING"},
+        ["MASK"],
+    ),
+    "ConceptAttentionBoxes": (
+        {
+            "mask": "MASK", "name": "STRING", "each_part": "BOOLEAN", "margin": "INT",
+            "crop_factor": "FLOAT",
+        },
+        ["BOUNDING_BOX", "BBOX", "SEGS"],
+    ),
+    "ConceptAttentionRegions": (
+        {
+            "clip": "CLIP", "conditioning": "CONDITIONING", "masks": "MASK", "names": "STRING",
+            "prompts": "STRING", "strength": "FLOAT", "only_mentioned": "BOOLEAN",
+        },
+        ["CONDITIONING"],
+    ),
     "ConceptAttentionDemoModel": ({}, ["MODEL", "CLIP", "VAE"]),
 }  # fmt: skip
-OPTIONAL = {("ConceptAttentionMaps", "model"), ("ConceptAttentionMasks", "image"),
-            ("ConceptAttentionPick", "image")}  # fmt: skip
+OPTIONAL = {
+    ("ConceptAttentionMaps", "model"),
+    *product(("ConceptAttentionMasks", "ConceptAttentionPick"), ("image", *FINISH)),
+}
 
 SCHEMAS = {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in NODES}
 each_node = pytest.mark.parametrize("node", NODES, ids=list(SCHEMAS))
@@ -119,10 +169,13 @@ def test_every_node_has_a_help_page(node):
 
 @each_node
 def test_a_node_takes_what_its_schema_offers(node):
-    taken = inspect.signature(node.execute).parameters
+    taken = dict(inspect.signature(node.execute).parameters)
+    if taken.pop("widgets", None):
+        taken |= inspect.signature(mask_spec).parameters
     assert set(taken) == {one.id for one in node.GET_SCHEMA().inputs}
     for one in node.GET_SCHEMA().inputs:
-        assert (taken[one.id].default is None) == bool(one.optional)
+        left_out = getattr(one, "default", None) if one.optional else inspect.Parameter.empty
+        assert taken[one.id].default == left_out
 
 
 def test_choices_are_those_of_the_core():

@@ -3,6 +3,8 @@
 import torch
 from conceptattention.conceptattention_core.concepts import ConceptSet, parse
 from conceptattention.conceptattention_core.maps import ConceptMaps
+from conceptattention.conceptattention_core.masks import MaskSpec
+from conceptattention.conceptattention_core.masks import draw as draw_masks
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
 from torch import Tensor
 
@@ -51,3 +53,15 @@ def territories(owners: list[list[int]], names: str | ConceptSet, grid: Grid) ->
     count = len(parse(names)) if isinstance(names, str) else len(names)
     maps = torch.nn.functional.one_hot(torch.tensor(owners), count).float()
     return concept_maps(maps.permute(2, 0, 1)[None], names, grid)
+
+
+def draw(
+    maps: ConceptMaps,
+    names: list[str] | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    image: Tensor | None = None,
+    **settings,
+) -> Tensor:
+    """`masks.draw` with the settings of its MaskSpec spelt out."""
+    return draw_masks(maps, names, MaskSpec(**settings), size=size, image=image)

@@ -2,18 +2,20 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from conceptattention.conceptattention_core import render
 from conceptattention.conceptattention_core.export import file_names, save, save_labels
-from conceptattention.conceptattention_core.masks import draw
+from conceptattention.conceptattention_core.masks import MaskSpec, draw
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from .examples import soft_maps
 
+SPEC = MaskSpec(threshold="otsu", soft=True)
 PICTURE = np.random.default_rng(0).integers(0, 256, (104, 56, 3), dtype=np.uint8)
 PORTS = {f"{port}{i}" for port in ("com", "lpt") for i in range(10)}
 WINDOWS_KEEPS = {"con", "prn", "aux", "nul"} | PORTS
@@ -63,7 +65,7 @@ def maps():
 
 @pytest.fixture
 def report(tmp_path, maps):
-    return save(tmp_path, PICTURE, maps, 1, threshold="otsu", soft=True)
+    return save(tmp_path, PICTURE, maps, 1, SPEC)
 
 
 def read(path) -> np.ndarray:
@@ -71,7 +73,8 @@ def read(path) -> np.ndarray:
 
 
 def test_every_mask_is_written_under_the_name_the_report_gives(tmp_path, maps, report):
-    masks = draw(maps, threshold="otsu", soft=True)[:, 1]
+    picture = render.to_image(PICTURE)[None].expand(2, -1, -1, -1)
+    masks = draw(maps, spec=SPEC, image=picture)[:, 1]
     assert [concept["name"] for concept in report["concepts"]] == list(maps.concepts.names)
     for concept, mask in zip(report["concepts"], masks, strict=True):
         written = read(tmp_path / concept["mask"])
@@ -93,17 +96,17 @@ def test_the_report_tells_what_is_where(maps, report):
         assert concept["peak"] == pytest.approx(maps.maps[1, c].max().item(), abs=1e-4)
         assert concept["mean"] == pytest.approx(maps.maps[1, c].mean().item(), abs=1e-4)
         assert concept["present"] == (concept["coverage"] >= 0.005)
-    assert report["masks"] == {"threshold": "otsu", "soft": True}
+    assert report["masks"] == asdict(SPEC)
     json.dumps(report)
 
 
 def test_labels_and_their_names_and_colours_agree(tmp_path):
     maps = soft_maps(names="日本")
-    save_labels(tmp_path, maps, 0, (104, 56))
+    save_labels(tmp_path, PICTURE, maps, 0)
     image = Image.open(tmp_path / "labels.png")
     names = json.loads((tmp_path / "labels.json").read_text("utf-8"))
     assert image.mode == "P"
-    assert np.array_equal(np.asarray(image), render.label_map(maps, 0))
+    assert np.array_equal(np.asarray(image), render.label_map(maps, 0, PICTURE))
     assert [entry["name"] for entry in names.values()] == ["日本", "background"]
     assert [entry["hidden"] for entry in names.values()] == [False, True]
     colours = np.asarray(image.convert("RGB"))
@@ -112,13 +115,13 @@ def test_labels_and_their_names_and_colours_agree(tmp_path):
 
 
 def test_a_hidden_background_gets_no_files(tmp_path):
-    report = save(tmp_path, PICTURE, soft_maps(names="sun"), 0)
+    report = save(tmp_path, PICTURE, soft_maps(names="sun"), 0, SPEC)
     assert [concept["name"] for concept in report["concepts"]] == ["sun"]
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["sun.png"]
 
 
 def test_saving_twice_into_one_folder_replaces_the_files(tmp_path, maps):
-    save(tmp_path, PICTURE, maps, 0)
+    save(tmp_path, PICTURE, maps, 0, SPEC)
     first = read(tmp_path / "labels.png")
-    save(tmp_path, PICTURE, maps, 1)
+    save(tmp_path, PICTURE, maps, 1, SPEC)
     assert not np.array_equal(read(tmp_path / "labels.png"), first)

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core import ConceptAttentionError, refine
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.masks import draw, union, upsample
+from conceptattention.conceptattention_core.masks import sharpen, split, union, upsample
 from conceptattention.conceptattention_core.recording import Grid
 from conceptattention.conceptattention_core.thresholds import THRESHOLDS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .examples import ODD, concept_maps, random, soft_maps, territories
+from .examples import ODD, concept_maps, draw, random, soft_maps, territories
 
 SIZES = st.tuples(st.integers(1, 200), st.integers(1, 200))
 LATENTS = st.tuples(st.integers(3, 13), st.integers(3, 13))
@@ -128,7 +128,7 @@ def test_a_soft_mask_grows_with_the_map():
 
 
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("threshold", sorted(set(THRESHOLDS) - {"fixed"}))
+@pytest.mark.parametrize("threshold", sorted(set(THRESHOLDS) - {"fixed", "competition"}))
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 0.5, 0.7, 1.0])
 def test_a_map_of_one_value_gives_an_empty_mask(threshold, soft, value):
     maps = concept_maps(torch.full((1, 3, ODD.y, ODD.x), value), grid=ODD)
@@ -205,3 +205,139 @@ def test_hard_masks_of_concepts_that_own_their_patches_tile_the_picture():
     maps = territories([[0, 1], [2, 2]], parse("sun, moon, sky"), Grid.of_latent(4, 4))
     masks = draw(maps, threshold="fixed", amount=0.5)
     assert (masks.sum(0) <= 1).all()
+
+
+# --- competition ----------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 99), size=SIZES)
+def test_masks_of_a_competition_tile_the_picture(seed, size):
+    masks = draw(soft_maps(seed=seed), threshold="competition", size=size)
+    assert torch.equal(masks.sum(0), torch.ones(2, *size))
+
+
+def test_equals_share_nothing_and_leave_no_gap():
+    maps = concept_maps(torch.full((1, 3, ODD.y, ODD.x), 1 / 3), grid=ODD)
+    masks = draw(maps, threshold="competition")
+    assert torch.equal(masks[0], torch.ones(1, 104, 56))
+    assert masks[1:].count_nonzero() == 0
+
+
+def test_a_hidden_background_competes():
+    maps = soft_maps(names="sun")
+    sun, background = draw(maps, ["sun", "background"], threshold="competition")
+    assert 0 < sun.mean() < 1
+    assert torch.equal(sun + background, torch.ones_like(sun))
+
+
+def test_a_soft_mask_of_a_competition_is_a_half_where_two_are_equal():
+    grid = Grid.of_latent(2, 8)
+    ramp = torch.tensor([[0.9, 0.7, 0.3, 0.1]])
+    maps = concept_maps(torch.stack([ramp, 1 - ramp])[None], "sun, sky", grid)
+    sun, sky = draw(maps, threshold="competition", soft=True)
+    middle = (upsample(maps.maps, grid)[0, 0] - 0.5).abs() < 1e-6
+    assert (sun[0] > 0.5)[:, :32].all() and (sky[0] > 0.5)[:, 32:].all()
+    assert (sun[0][middle] == 0.5).all()
+
+
+# --- edges ----------------------------------------------------------------------------------------
+
+
+def two_tones(h: int, w: int, border: int) -> torch.Tensor:
+    """A picture, dark to the left of `border` and bright to the right of it: `1 h w rgb`."""
+    image = torch.zeros(1, h, w, 3)
+    image[:, :, border:] = torch.tensor([0.9, 0.8, 0.4])
+    return image
+
+
+@pytest.mark.parametrize("border", [27, 32, 38])
+def test_masks_follow_the_edges_of_the_picture(border):
+    grid = Grid.of_latent(8, 8)
+    maps = territories([[0, 0, 1, 1]] * 4, "left, right", grid)  # patches meet at 32
+    image = two_tones(64, 64, border)
+    mask = draw(maps, ["right"], threshold="competition", image=image)[0, 0]
+    assert bounds(mask) == [0, 64, border, 64]
+    plain = draw(maps, ["right"], threshold="competition", image=image, edges=False)[0, 0]
+    assert bounds(plain) == [0, 64, 32, 64]
+
+
+@given(seed=st.integers(0, 20), size=st.tuples(st.integers(8, 150), st.integers(8, 150)))
+def test_with_edges_maps_still_share_one_and_stay_within_their_values(seed, size):
+    maps = soft_maps(seed=seed)
+    image = torch.rand(2, *size, 3, generator=torch.Generator().manual_seed(seed))
+    pixels = sharpen(maps, image)
+    assert pixels.shape == (2, 3, *size)
+    low, high = maps.maps.amin((2, 3), keepdim=True), maps.maps.amax((2, 3), keepdim=True)
+    assert ((pixels >= low) & (pixels <= high)).all()
+    inner = ((pixels > low) & (pixels < high)).all(1)  # where none was cut off
+    torch.testing.assert_close(
+        pixels.sum(1)[inner], torch.ones(int(inner.sum())), atol=1e-4, rtol=0
+    )
+
+
+def test_a_flat_picture_has_no_edges_to_follow():
+    maps = soft_maps()
+    image = torch.full((2, 104, 56, 3), 0.3)
+    smooth, plain = sharpen(maps, image), upsample(maps.maps, ODD)
+    assert smooth.std() < plain.std()  # a mean over windows, nothing else
+    torch.testing.assert_close(smooth.mean((2, 3)), plain.mean((2, 3)), atol=0.03, rtol=0)
+
+
+def test_alpha_and_a_picture_of_another_size_do_no_harm():
+    maps = soft_maps()
+    image = torch.rand(2, 208, 112, 4)
+    assert torch.equal(sharpen(maps, image), sharpen(maps, image[..., :3]))
+
+
+# --- contrast and shapes --------------------------------------------------------------------------
+
+
+@given(contrast=st.floats(0.1, 20))
+def test_contrast_leaves_0_a_half_and_1_and_the_order(contrast):
+    maps = soft_maps(b=1)
+    plain = draw(maps, ["sun"], soft=True).flatten()
+    other = draw(maps, ["sun"], soft=True, contrast=contrast).flatten()
+    assert (other[plain == 0] == 0).all() and (other[plain == 1] == 1).all()
+    sure = (plain - 0.5).abs() > 1e-4
+    assert ((other > 0.5) == (plain > 0.5))[sure].all()
+    assert (other[plain.argsort()].diff() >= -1e-6).all()
+    steeper = (other - 0.5).abs() - (plain - 0.5).abs()
+    assert (steeper >= -1e-6).all() if contrast >= 1 else (steeper <= 1e-6).all()
+
+
+def test_finishing_takes_its_steps_in_the_order_it_states():
+    maps = soft_maps(b=1, seed=3)
+    hard = draw(maps, ["sun"])[0, 0].numpy()
+    expected = refine.fill_holes(hard)
+    expected = refine.drop_islands(expected, 0.02)
+    expected = refine.grow(refine.keep_largest(expected), 5)
+    expected = refine.feather(expected, 3)
+    drawn = draw(maps, ["sun"], holes=True, islands=0.02, largest=True, grow=5, feather=3)[0, 0]
+    assert torch.equal(drawn, torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"contrast": 0}, "contrast must be above 0"),
+        ({"islands": 1.5}, "must lie between 0 and 1"),
+        ({"feather": -1}, "0 pixels or more"),
+    ],
+)
+def test_what_cannot_be_finished_is_refused(settings, told):
+    with pytest.raises(ConceptAttentionError, match=told):
+        draw(soft_maps(), **settings)
+
+
+def test_parts_come_by_size_and_together_are_the_mask():
+    masks = torch.zeros(2, 20, 30)
+    masks[0, 2:5, 2:5] = 1
+    masks[0, 10:18, 10:18] = 1
+    masks[1, 0:2, 0:2] = 1
+    parts = split(masks)
+    assert parts.shape == (2, 2, 20, 30)
+    assert [parts[n, 0].sum().item() for n in (0, 1)] == [64, 9]
+    assert [parts[n, 1].sum().item() for n in (0, 1)] == [4, 0]
+    assert torch.equal(parts.sum(0), masks)
+    assert split(masks, least=0.05).sum((2, 3)).tolist() == [[64, 0]]
+    assert torch.equal(split(torch.zeros(1, 4, 4)), torch.zeros(1, 1, 4, 4))

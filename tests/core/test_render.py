@@ -5,7 +5,7 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import render
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.masks import upsample
+from conceptattention.conceptattention_core.masks import sharpen, upsample
 from conceptattention.conceptattention_core.recording import Grid
 
 from .examples import ODD, concept_maps, random, soft_maps, territories
@@ -131,8 +131,14 @@ def test_heat_maps_of_one_value_do_not_divide_by_zero():
 @pytest.mark.parametrize("size", [None, (31, 77), (208, 112)])
 def test_a_label_map_names_the_strongest_concept_of_each_pixel(size):
     maps = soft_maps(names="sun")
-    labels = render.label_map(maps, 1, size)
-    background, sun = (upsample(maps.maps, ODD, size)[1, c] for c in (1, 0))
+    image = size and np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    labels = render.label_map(maps, 1, image)
+    pixels = (
+        upsample(maps.maps, ODD)
+        if image is None
+        else sharpen(maps, render.to_image(image).expand(2, -1, -1, -1))
+    )
+    background, sun = (pixels[1, c] for c in (1, 0))
     assert labels.shape == (size or (104, 56))
     assert np.array_equal(labels == 1, (background > sun).numpy())
 

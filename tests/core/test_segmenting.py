@@ -91,9 +91,9 @@ def test_a_run_that_broke_off_ends_like_an_unbroken_one(folder, tmp_path, writte
     count = 0
     save = segmenting.save
 
-    def save_until_the_disk_is_full(partial, *rest, **settings):
+    def save_until_the_disk_is_full(partial, *rest):
         nonlocal count
-        found = save(partial, *rest, **settings)
+        found = save(partial, *rest)
         count += 1
         if count > written:
             raise OSError(28, "No space left on device", str(partial))

@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.thresholds import THRESHOLDS, level
+from conceptattention.conceptattention_core.thresholds import THRESHOLDS, Heat
+from conceptattention.conceptattention_core.thresholds import level as level_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from .examples import random
+
+ALONE = [name for name in THRESHOLDS if name != "competition"]
+"""Thresholds of one map by itself."""
+
+
+def level(heat: Tensor, name: str, amount: float) -> Tensor:
+    return level_of(Heat.alone(heat), name, amount)
 
 
 def distinct(y: int, x: int, seed: int) -> Tensor:
@@ -21,26 +29,26 @@ def distinct(y: int, x: int, seed: int) -> Tensor:
     return ((order.reshape(y, x).float() + 0.5) / (y * x)) ** 1.7
 
 
-@pytest.mark.parametrize("name", THRESHOLDS)
+@pytest.mark.parametrize("name", ALONE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_threshold_gives_one_level_and_leaves_the_map_alone(name, dtype):
+def test_every_threshold_gives_a_level_and_leaves_the_map_alone(name, dtype):
     heat = random(7, 5).sigmoid().to(dtype)
     before = heat.clone()
     at = level(heat, name, 0.3)
-    assert at.shape == ()
+    assert at.shape in ((), heat.shape)
     assert at.dtype == dtype
-    assert 0 <= at <= 1
+    assert ((at >= 0) & (at <= 1)).all()
     assert torch.equal(heat, before)
 
 
-@pytest.mark.parametrize("name", sorted(set(THRESHOLDS) - {"fixed"}))
+@pytest.mark.parametrize("name", sorted(set(ALONE) - {"fixed"}))
 @given(value=st.floats(0, 1, width=32), y=st.integers(1, 13), x=st.integers(1, 11))
 def test_in_a_map_of_one_value_nothing_is_above_the_level(name, value, y, x):
     heat = torch.full((y, x), value)
     assert not (heat > level(heat, name, 0.5)).any()
 
 
-@pytest.mark.parametrize("name", sorted(set(THRESHOLDS) - {"fixed"}))
+@pytest.mark.parametrize("name", sorted(set(ALONE) - {"fixed"}))
 @given(seed=st.integers(0, 99), scale=st.floats(0.1, 0.5), shift=st.floats(0, 0.5))
 def test_brightness_and_contrast_do_not_change_what_is_inside(name, seed, scale, shift):
     heat = distinct(7, 5, seed)
@@ -109,3 +117,30 @@ def test_an_unknown_threshold_is_an_error_that_lists_the_known_ones():
 def test_an_amount_outside_of_0_to_1_is_refused(name, amount):
     with pytest.raises(ConceptAttentionError, match="between 0 and 1"):
         level(random(3, 5), name, amount)
+
+
+@given(seed=st.integers(0, 99), amount=st.floats(0, 1))
+def test_hysteresis_keeps_what_hangs_together_with_something_sure(seed, amount):
+    heat = distinct(9, 8, seed)
+    inside = heat > level(heat, "hysteresis", amount)
+    sure = heat > level(heat, "otsu", amount)
+    low = heat > min(level(heat, "mean", amount), level(heat, "otsu", amount))
+    assert (inside | ~sure).all()  # all that is sure
+    assert (low | ~inside).all()  # nothing below the lowest level
+    parts, labels = cv2.connectedComponents(inside.numpy().astype(np.uint8), connectivity=8)
+    assert all(sure.numpy()[labels == part].any() for part in range(1, parts))
+
+
+def test_hysteresis_follows_a_weak_arm_but_not_a_weak_island():
+    heat = torch.zeros(5, 9)
+    heat[2, :3] = 1.0  # sure
+    heat[2, 3:6] = 0.4  # its arm
+    heat[2, 8] = 0.4  # as weak, by itself
+    inside = heat > level(heat, "hysteresis", 1.0)
+    assert inside[2].tolist() == [True] * 6 + [False] * 3
+    assert (heat > level(heat, "hysteresis", 0.0))[2].tolist() == [True] * 3 + [False] * 6
+
+
+def test_in_a_competition_the_level_is_the_rival():
+    heat = Heat(random(3, 5), random(6, 10, seed=1), rival=lambda: random(6, 10, seed=2))
+    assert torch.equal(level_of(heat, "competition", 0.5), random(6, 10, seed=2))

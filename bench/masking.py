@@ -1,0 +1,62 @@
+"""What masks cost: 8 concepts at 1024 x 1024, one thread.
+
+python -m bench.masking
+"""
+
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from conceptattention_core.concepts import parse
+from conceptattention_core.maps import ConceptMaps
+from conceptattention_core.masks import MaskSpec, draw
+from conceptattention_core.recording import Grid
+
+RESULTS = Path(__file__).parent / "results"
+WORDS = "balloon, sun, sky, mountain, cloud, water, boat, tree"
+SIDE, ROUNDS = 1024, 7
+WAYS = {
+    "smooth": MaskSpec(edges=False),
+    "edges": MaskSpec(),
+    "edges, competition": MaskSpec(threshold="competition"),
+    "edges, soft": MaskSpec(soft=True, contrast=2.0),
+    "edges, hysteresis": MaskSpec(threshold="hysteresis"),
+    "edges, every finish": MaskSpec(holes=True, islands=0.01, largest=True, grow=8, feather=8),
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(1, 8, SIDE // 64, SIDE // 64, generator=generator)
+    scores = torch.nn.functional.interpolate(scores, scale_factor=4, mode="bicubic")
+    maps = ConceptMaps((3 * scores).softmax(1), parse(WORDS), Grid.of_latent(128, 128), {})
+    image = torch.rand(1, SIDE, SIDE, 3, generator=generator)
+    seconds = {}
+    for name, spec in WAYS.items():
+        times = []
+        for n in range(ROUNDS + 1):
+            start = time.process_time()
+            draw(maps, spec=spec, image=image)
+            if n:  # the first round warms up
+                times.append(time.process_time() - start)
+        seconds[name] = round(statistics.median(times), 3)
+    figures = {
+        "concepts": 8,
+        "pixels": [SIDE, SIDE],
+        "seconds": seconds,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, 1 thread",
+    }
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(figures, indent=1)
+    (RESULTS / "masking_cpu.json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

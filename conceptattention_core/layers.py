@@ -1,0 +1,75 @@
+"""Pictures in parts: cut-outs, a stack of named layers, and a file that image editors open."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from . import ConceptAttentionError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One picture in a stack."""
+
+    name: str
+    rgba: Tensor  # h w 4, 0..1
+    left: int = 0
+    top: int = 0
+
+
+def cut_out(image: Tensor, mask: Tensor) -> Tensor:
+    """Pictures `b h w rgb` with their masks `b h w` as alpha: `b h w 4`."""
+    check_masks(image, mask)
+    return torch.cat([image[..., :3], mask[..., None].to(image)], dim=-1)
+
+
+def find_bounds(mask: Tensor, margin: int = 0) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom (the latter two outside) of what is above 0 in `h w`.
+
+    `margin` pixels are added on every side as far as the picture goes. None: the mask is empty.
+    """
+    rows, columns = (mask > 0).any(1).nonzero()[:, 0], (mask > 0).any(0).nonzero()[:, 0]
+    if not len(rows):
+        return None
+    h, w = mask.shape
+    return (
+        max(0, int(columns[0]) - margin),
+        max(0, int(rows[0]) - margin),
+        min(w, int(columns[-1]) + 1 + margin),
+        min(h, int(rows[-1]) + 1 + margin),
+    )
+
+
+def check_masks(image: Tensor, mask: Tensor) -> None:
+    """An error unless there is a mask of the pictures' size for each of them."""
+    if mask.shape != image.shape[:3]:
+        b, h, w = image.shape[:3]
+        raise ConceptAttentionError(
+            f"The pictures are {b} of {h} x {w} pixels, the mask has the shape "
+            f"{tuple(mask.shape)}. Connect the same image to Concept Masks."
+        )
+
+
+def save_psd(path: Path, layers: Sequence[Layer], size: tuple[int, int]) -> None:
+    """A layered file for Photoshop, Krita, GIMP, Affinity: the first layer lies at the bottom.
+
+    `size` is h and w of the canvas. Needs psd-tools.
+    """
+    try:
+        from psd_tools import PSDImage
+    except ModuleNotFoundError:
+        raise ConceptAttentionError(
+            "Layered files need psd-tools, which is not installed: pip install psd-tools"
+        ) from None
+    psd = PSDImage.new("RGB", (size[1], size[0]))
+    for layer in layers:
+        pixels = (layer.rgba.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        psd.create_pixel_layer(picture, name=layer.name, top=layer.top, left=layer.left)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    psd.save(str(path))

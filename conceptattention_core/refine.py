@@ -1,0 +1,162 @@
+"""Masks that need no repair: edges that follow the picture's, and plain shapes.
+
+Edges: the guided filter (He et al., PAMI 2013) in its fast form (He and Sun, arXiv 1505.00996).
+Within a window a map is replaced by the linear function of the picture's colours that fits it
+best, so it changes where the picture does.
+"""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RADIUS = 16
+"""Pixels from the middle of a window to its side; Flux's patches are 16 wide."""
+SMOOTHNESS = 1e-3
+"""Variance of colour (0..1, squared) below which a window counts as flat."""
+
+
+def follow_edges(
+    maps: Tensor, image: Tensor, radius: int = RADIUS, smoothness: float = SMOOTHNESS
+) -> Tensor:
+    """Maps `b c h w` with the edges of their pictures `b rgb h w`, 0..1.
+
+    Maps that sum to 1 at each pixel still do.
+    """
+    stride = max(1, radius // 4)  # windows are far larger than a pixel: what they say is smooth
+    h, w = image.shape[-2:]
+    small = (-(-h // stride), -(-w // stride))
+    image = image.float()
+    guide, heat = (F.interpolate(x, size=small, mode="area") for x in (image, maps.float()))
+    slopes, offsets = _fit(guide, heat, max(1, round(radius / stride)), smoothness)
+    sharp = torch.empty_like(maps, dtype=torch.float32)
+    for c in range(maps.shape[1]):  # one at a time: three full-size planes for each
+        lines = torch.cat([slopes[:, c], offsets[:, c, None]], dim=1)
+        lines = F.interpolate(lines, size=(h, w), mode="bilinear", align_corners=False)
+        sharp[:, c] = (lines[:, :3] * image).sum(1) + lines[:, 3]
+    return sharp
+
+
+def _fit(guide: Tensor, heat: Tensor, radius: int, eps: float) -> tuple[Tensor, Tensor]:
+    """The linear function of colour that fits each map best around each pixel.
+
+    From `b rgb h w` and `b c h w` to slopes `b c rgb h w` and offsets `b c h w`.
+    """
+    mean_guide, mean_heat = _box(guide, radius), _box(heat, radius)
+    products = guide[:, :, None] * guide[:, None]
+    spread = _box(products.flatten(1, 2), radius).unflatten(1, (3, 3))
+    spread = spread - mean_guide[:, :, None] * mean_guide[:, None]
+    together = heat[:, :, None] * guide[:, None]  # b c rgb h w
+    together = _box(together.flatten(1, 2), radius).unflatten(1, together.shape[1:3])
+    together = together - mean_heat[:, :, None] * mean_guide[:, None]
+    spread = spread + eps * torch.eye(3, device=spread.device)[:, :, None, None]
+    slopes = torch.einsum("b i j h w, b c j h w -> b c i h w", _invert(spread), together)
+    offsets = mean_heat - (slopes * mean_guide[:, None]).sum(2)
+    smooth = _box(torch.cat([slopes.flatten(1, 2), offsets], dim=1), radius)
+    count = heat.shape[1]
+    return smooth[:, : 3 * count].unflatten(1, (count, 3)), smooth[:, 3 * count :]
+
+
+def _box(planes: Tensor, radius: int) -> Tensor:
+    """The mean over windows of `2 radius + 1` pixels, cut off at the sides of the picture."""
+    side = 2 * radius + 1
+    rows = F.avg_pool2d(planes, (side, 1), 1, (radius, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, side), 1, (0, radius), count_include_pad=False)
+
+
+def _invert(matrices: Tensor) -> Tensor:
+    """Symmetric matrices `b 3 3 h w`, inverted by cross products of their rows."""
+    first, second, third = matrices.unbind(1)
+    columns = [
+        torch.linalg.cross(second, third, dim=1),
+        torch.linalg.cross(third, first, dim=1),
+        torch.linalg.cross(first, second, dim=1),
+    ]
+    determinant = (first * columns[0]).sum(1)
+    return torch.stack(columns, dim=1) / determinant[:, None, None]
+
+
+# --- shapes ---------------------------------------------------------------------------------------
+# Each takes and gives a mask `h w`, float32, 0..1. Inside is above a half, so soft masks work, too.
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """What is enclosed by the mask becomes part of it. At the picture's sides nothing is."""
+    outside = np.pad((mask <= 0.5).astype(np.uint8), 1, constant_values=1)
+    _, parts = cv2.connectedComponents(outside, connectivity=4)
+    enclosed = (parts != parts[0, 0]) & (outside == 1)
+    return np.where(enclosed[1:-1, 1:-1], np.float32(1), mask)
+
+
+def drop_islands(mask: np.ndarray, least: float) -> np.ndarray:
+    """Without the parts that are smaller than this share (0..1) of the picture."""
+    parts, areas = _find_parts(mask)
+    return _keep(mask, parts, areas >= least * mask.size)
+
+
+def keep_largest(mask: np.ndarray) -> np.ndarray:
+    """Only the largest of the parts that hang together."""
+    parts, areas = _find_parts(mask)
+    return _keep(mask, parts, np.arange(len(areas)) == areas.argmax()) if len(areas) else mask
+
+
+def split(mask: np.ndarray, least: float = 0.0) -> list[np.ndarray]:
+    """Each part by itself, the largest first, those below `least` of the picture left out."""
+    parts, areas = _find_parts(mask)
+    order = [
+        index for index in np.argsort(-areas, kind="stable") if areas[index] >= least * mask.size
+    ]
+    return [_keep(mask, parts, np.arange(len(areas)) == index) for index in order]
+
+
+def grow(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """Larger by this many pixels on every side, or smaller if negative."""
+    change = cv2.dilate if pixels > 0 else cv2.erode
+    hard = bool(((mask == 0) | (mask == 1)).all())
+    grown = mask.astype(np.uint8) if hard else mask  # several times as fast
+    for radius in _cut(abs(pixels)):
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        grown = change(grown, disc)
+    return grown.astype(np.float32)
+
+
+def feather(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """Soft over this many pixels to each side of an edge; what is farther away stays exact."""
+    if pixels <= 0:
+        return mask
+    side = 2 * pixels + 1
+    soft = cv2.GaussianBlur(mask, (side, side), pixels / 2, borderType=cv2.BORDER_REPLICATE)
+    return np.where(soft > 1 - 1e-5, np.float32(1), soft)
+
+
+def _cut(pixels: int, most: int = 8) -> Iterator[int]:
+    """A large disc as several small ones after each other: the same shape in far less time."""
+    while pixels > 0:
+        yield min(pixels, most)
+        pixels -= most
+
+
+def _find_parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each pixel's part, -1 outside, and the area of each part in pixels."""
+    inside = (mask > 0.5).astype(np.uint8)
+    _, parts, figures, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
+    return parts - 1, figures[1:, cv2.CC_STAT_AREA]
+
+
+def _keep(mask: np.ndarray, parts: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The mask without the parts that are not `kept`, nor the soft pixels nearest to those."""
+    if kept.all():
+        return mask
+    if not kept.any():
+        return np.zeros_like(mask)
+    inside = np.append(kept, False)[parts]
+    lost = (parts >= 0) & ~inside
+    if not mask[parts < 0].any():  # a hard mask has no soft pixels to give away
+        return np.where(inside, mask, np.float32(0))
+    near, far = (
+        cv2.distanceTransform((~part).astype(np.uint8), cv2.DIST_L2, 5) for part in (inside, lost)
+    )
+    return np.where(near <= far, mask, np.float32(0))

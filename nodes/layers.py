@@ -1,0 +1,218 @@
+"""Masks put to use in image editors: cut-outs, layers, files."""
+
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+from einops import repeat
+
+from ..conceptattention_core import ConceptAttentionError
+from ..conceptattention_core.export import file_names
+from ..conceptattention_core.layers import (
+    Layer,
+    check_masks,
+    cut_out,
+    find_bounds,
+    save_psd,
+)
+from .wires import advanced, masks_input, names_input, schema
+
+LayersWire = io.Custom("LAYERS")  # core's own in newer ComfyUI
+
+
+class CutOut(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionCutOut",
+            "Cut Out",
+            description="The picture with a mask as its alpha channel: only the thing is left.",
+            search_aliases=["concept attention", "rgba", "alpha", "transparent", "sticker"],
+            inputs=[
+                io.Image.Input("image", tooltip="The pictures that the masks belong to."),
+                io.Mask.Input("mask", tooltip="From Concept Masks: one cut-out per concept."),
+                io.Boolean.Input(
+                    "crop",
+                    default=False,
+                    tooltip="Off: as large as the picture. On: no larger than the thing itself, "
+                    "in a batch than all things together.",
+                ),
+                advanced(
+                    io.Int.Input(
+                        "margin",
+                        default=8,
+                        min=0,
+                        max=4096,
+                        tooltip="Pixels left around the thing when cropping.",
+                    )
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="cut-out",
+                    tooltip="Pictures with alpha. Of an empty mask: fully transparent.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, mask, crop, margin) -> io.NodeOutput:
+        rgba = cut_out(image, mask)
+        bounds = find_bounds(mask.amax(0), margin) if crop else None
+        if bounds is not None:
+            left, top, right, bottom = bounds
+            rgba = rgba[:, top:bottom, left:right]
+        return io.NodeOutput(rgba)
+
+
+class Layers(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionLayers",
+            "Concept Layers",
+            description="One named layer per concept above the whole picture, for core's layer "
+            "nodes and Save Layers.",
+            search_aliases=["concept attention", "psd", "compositor"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("image", tooltip="The picture; of a batch, the first one."),
+                masks_input(),
+                names_input(),
+            ],
+            outputs=[
+                LayersWire.Output(
+                    display_name="layers",
+                    tooltip="A stack of layers: the picture at the bottom, then each concept "
+                    "that the picture shows, in their order.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, masks, names) -> io.NodeOutput:
+        (picture,) = image[:1]
+        picture = picture[:1, ..., :3]
+        stack = [{"name": "picture", "image": picture}]
+        for mask, name in pair(masks, names):
+            check_masks(picture, mask[:1])
+            bounds = find_bounds(mask[0])
+            if bounds is not None:
+                left, top, right, bottom = bounds
+                stack.append(
+                    {
+                        "name": name,
+                        "image": picture[:, top:bottom, left:right],
+                        "mask": mask[:1, top:bottom, left:right],
+                        "x": left,
+                        "y": top,
+                    }
+                )
+        items = [
+            {"type": "raster", "x": 0, "y": 0, "z_index": z, **item} for z, item in enumerate(stack)
+        ]
+        canvas = (picture.shape[2], picture.shape[1])
+        return io.NodeOutput({"version": 1, "canvas": canvas, "layers": items})
+
+
+class SaveLayers(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionSaveLayers",
+            "Save Layers",
+            description="Writes a layered PSD file that Photoshop, Krita, GIMP and Affinity open.",
+            search_aliases=["concept attention", "psd", "photoshop", "krita"],
+            is_output_node=True,
+            inputs=[
+                LayersWire.Input("layers", tooltip="From Concept Layers, or any layer stack."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="ConceptAttention/layers",
+                    tooltip="Where in the output folder; a number is added, nothing is replaced.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
+        )
+
+    @classmethod
+    def execute(cls, layers, filename_prefix) -> io.NodeOutput:
+        items = sorted(layers.get("layers", []), key=lambda item: item.get("z_index", 0))
+        stack = [_to_layer(item, number) for number, item in enumerate(items)]
+        if not stack:
+            raise ConceptAttentionError("There is no layer to save.")
+        w, h = layers.get("canvas") or (
+            max(layer.left + layer.rgba.shape[1] for layer in stack),
+            max(layer.top + layer.rgba.shape[0] for layer in stack),
+        )
+        path = next_path(filename_prefix, ".psd")
+        save_psd(path, stack, (h, w))
+        return io.NodeOutput(str(path), ui=ui.PreviewText(path.name))
+
+
+def _to_layer(item: dict, number: int) -> Layer:
+    image = item["image"][:1]
+    mask = item.get("mask")
+    alpha = image[..., 3] if image.shape[-1] == 4 else torch.ones_like(image[..., 0])
+    if mask is not None:
+        alpha = alpha * mask[:1].to(alpha)
+    alpha = alpha * item.get("opacity", 1.0)
+    name = item.get("name") or f"layer {number}"
+    return Layer(name, cut_out(image, alpha)[0], item.get("x", 0), item.get("y", 0))
+
+
+class SaveMasks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionSaveMasks",
+            "Save Named Masks",
+            description="Writes masks as PNG files called by their concepts, with the workflow in "
+            "them.",
+            search_aliases=["concept attention", "export masks"],
+            is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            inputs=[
+                io.Mask.Input("mask", tooltip="From Concept Masks."),
+                io.String.Input(
+                    "name",
+                    force_input=True,
+                    tooltip="Names from Concept Masks: what files are called.",
+                ),
+                io.String.Input(
+                    "folder",
+                    default="ConceptAttention/masks",
+                    tooltip="In the output folder. A number is added to each file, nothing is "
+                    "replaced.",
+                ),
+            ],
+            outputs=[io.Mask.Output(display_name="mask", tooltip="The same masks.")],
+        )
+
+    @classmethod
+    def execute(cls, mask, name, folder) -> io.NodeOutput:
+        (safe,) = file_names([name])
+        pictures = repeat(mask, "b h w -> b h w rgb", rgb=3)
+        saved = ui.ImageSaveHelper.save_images(
+            pictures, f"{folder}/{safe}", io.FolderType.output, cls
+        )
+        return io.NodeOutput(mask, ui=ui.SavedImages(saved))
+
+
+def pair(masks: list, names: list[str]) -> list[tuple[torch.Tensor, str]]:
+    """Masks with their names, after a check that there are as many."""
+    if len(masks) != len(names):
+        raise ConceptAttentionError(
+            f"There are {len(masks)} masks and {len(names)} names. Connect both from the same "
+            "Concept Masks."
+        )
+    return list(zip(masks, names, strict=True))
+
+
+def next_path(prefix: str, ending: str) -> Path:
+    """A new file in the output folder."""
+    folder, name, counter, *_ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory()
+    )
+    return Path(folder) / f"{name}_{counter:05}_{ending}"

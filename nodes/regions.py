@@ -1,0 +1,200 @@
+"""Masks as places: boxes for detectors and detailers, regions for prompts."""
+
+from typing import Any, NamedTuple
+
+import torch
+from comfy_api.latest import io
+
+from ..conceptattention_core import ConceptAttentionError
+from ..conceptattention_core.concepts import key_of, parse
+from ..conceptattention_core.layers import find_bounds
+from ..conceptattention_core.masks import split
+from .layers import pair
+from .wires import advanced, masks_input, names_input, schema
+
+BoxWire = io.Custom("BOUNDING_BOX")  # core's own in newer ComfyUI
+
+
+class Segment(NamedTuple):
+    """What the Impact Pack calls a SEG, with the names it reads."""
+
+    cropped_image: Any
+    cropped_mask: Any  # float32 array, h w
+    confidence: float
+    crop_region: tuple[int, int, int, int]  # left, top, right, bottom
+    bbox: tuple[int, int, int, int]
+    label: str
+    control_net_wrapper: Any = None
+
+
+class Boxes(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionBoxes",
+            "Concept Boxes",
+            description="The box around each mask, for core's box nodes, for detailers (SEGS) and "
+            "for SAM.",
+            search_aliases=["concept attention", "bbox", "segs", "bounding box", "detailer"],
+            inputs=[
+                io.Mask.Input("mask", tooltip="From Concept Masks."),
+                io.String.Input(
+                    "name",
+                    force_input=True,
+                    tooltip="Names from Concept Masks: the boxes' labels.",
+                ),
+                io.Boolean.Input(
+                    "each_part",
+                    default=False,
+                    tooltip="Off: one box around the whole mask. On: one around each of its parts.",
+                ),
+                advanced(
+                    io.Int.Input(
+                        "margin",
+                        default=0,
+                        min=0,
+                        max=4096,
+                        tooltip="Pixels added to each box on every side.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "crop_factor",
+                        default=2.0,
+                        min=1.0,
+                        max=10.0,
+                        step=0.1,
+                        tooltip="For SEGS: how much more of the picture than the box a detailer "
+                        "gets to see.",
+                    )
+                ),
+            ],
+            outputs=[
+                BoxWire.Output(
+                    display_name="bounding boxes",
+                    tooltip="For core: for each picture a list of boxes (x, y, width, height).",
+                ),
+                io.BBOX.Output(
+                    display_name="bbox",
+                    tooltip="Of the first picture: (left, top, right, bottom) of each box.",
+                ),
+                io.SEGS.Output(
+                    display_name="segs", tooltip="Of the first picture, for the Impact Pack."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, mask, name, each_part, margin, crop_factor) -> io.NodeOutput:
+        parts = split(mask) if each_part else mask[None]  # n b h w
+        found = [
+            [(part[b], bounds) for part in parts if (bounds := find_bounds(part[b], margin))]
+            for b in range(len(mask))
+        ]
+        boxes = [
+            [
+                {"x": left, "y": top, "width": right - left, "height": bottom - top, "label": name}
+                for _, (left, top, right, bottom) in picture
+            ]
+            for picture in found
+        ]
+        size = tuple(mask.shape[1:])
+        segments = [_to_segment(part, bounds, name, crop_factor) for part, bounds in found[0]]
+        return io.NodeOutput(boxes, [bounds for _, bounds in found[0]], (size, segments))
+
+
+def _to_segment(
+    mask: torch.Tensor, bounds: tuple[int, int, int, int], name: str, factor: float
+) -> Segment:
+    left, top, right, bottom = bounds
+    more = [round((factor - 1) / 2 * length) for length in (right - left, bottom - top)]
+    h, w = mask.shape
+    crop = (
+        max(0, left - more[0]),
+        max(0, top - more[1]),
+        min(w, right + more[0]),
+        min(h, bottom + more[1]),
+    )
+    inside = mask[crop[1] : crop[3], crop[0] : crop[2]]
+    return Segment(None, inside.cpu().numpy(), 1.0, crop, bounds, name)
+
+
+class Regions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionRegions",
+            "Prompt Regions",
+            description="A prompt for each mask, beside the prompt for the whole picture: the "
+            "places that a first run chose steer the second one.",
+            search_aliases=["concept attention", "regional prompt", "attention couple"],
+            is_input_list=True,
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the model."),
+                io.Conditioning.Input("conditioning", tooltip="The prompt for the whole picture."),
+                masks_input(),
+                names_input(),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default="",
+                    placeholder="balloon: a golden balloon",
+                    tooltip="What to paint where, one 'name: prompt' per line or comma. A mask "
+                    "whose name is not mentioned gets its name as prompt.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Of the regions beside the prompt for the whole picture.",
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "only_mentioned",
+                        default=False,
+                        tooltip="On: masks whose names 'prompts' does not mention make no region.",
+                    )
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning",
+                    tooltip="The whole picture's prompt and one for each mask that is not empty.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, clip, conditioning, masks, names, prompts, strength, only_mentioned
+    ) -> io.NodeOutput:
+        mentioned = read_prompts(prompts[0], names)
+        base = conditioning[0]
+        added = []
+        for mask, name in pair(masks, names):
+            words = mentioned.get(key_of(name), None if only_mentioned[0] else name)
+            if words is None or not mask.any():
+                continue
+            encoded = clip[0].encode_from_tokens_scheduled(clip[0].tokenize(words))
+            region = {"mask": mask, "mask_strength": strength[0], "set_area_to_bounds": False}
+            kept = {name: base[0][1][name] for name in ("guidance",) if name in base[0][1]}
+            added += [[rows, {**options, **kept, **region}] for rows, options in encoded]
+        return io.NodeOutput([*base, *added])
+
+
+def read_prompts(text: str, names: list[str]) -> dict[str, str]:
+    """Prompts by the keys of their names; an error for a name that is none of `names`."""
+    if not text.strip():
+        return {}
+    concepts = [concept for concept in parse(text).concepts if not concept.hidden]
+    prompts = {key_of(concept.name): concept.words for concept in concepts}
+    known = {key_of(name) for name in names}
+    for name in prompts:
+        if name not in known:
+            raise ConceptAttentionError(
+                f"'prompts' mentions '{name}', which is none of the masks' names: "
+                f"{', '.join(names)}."
+            )
+    return prompts
