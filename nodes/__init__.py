@@ -9,12 +9,12 @@ from .masks import Masks, Pick, Split
 from .record import Maps, Record
 from .regions import Boxes, Regions
 from .scores import Gate, Scores
-from .view import Labels, Overlay, Sheet
+from .view import Explorer, Labels, Overlay, Sheet
 
 NODES: list[type[io.ComfyNode]] = [
     *(Record, Locate, Maps),
     *(Masks, Pick, Split),
-    *(Overlay, Labels, Sheet, Scores, Gate),
+    *(Overlay, Explorer, Labels, Sheet, Scores, Gate),
     *(CutOut, Layers, SaveLayers, SaveMasks, Boxes, Regions),
     DemoModel,
 ]

@@ -1,8 +1,5 @@
 """Masks put to use in image editors: cut-outs, layers, files."""
 
-from pathlib import Path
-
-import folder_paths
 import torch
 from comfy_api.latest import io, ui
 from einops import repeat
@@ -16,7 +13,7 @@ from ..conceptattention_core.layers import (
     find_bounds,
     save_psd,
 )
-from .wires import advanced, masks_input, names_input, schema
+from .wires import advanced, masks_input, names_input, next_path, schema
 
 LayersWire = io.Custom("LAYERS")  # core's own in newer ComfyUI
 
@@ -208,11 +205,3 @@ def pair(masks: list, names: list[str]) -> list[tuple[torch.Tensor, str]]:
             "Concept Masks."
         )
     return list(zip(masks, names, strict=True))
-
-
-def next_path(prefix: str, ending: str) -> Path:
-    """A new file in the output folder."""
-    folder, name, counter, *_ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory()
-    )
-    return Path(folder) / f"{name}_{counter:05}_{ending}"

@@ -106,7 +106,8 @@ class Gate(io.ComfyNode):
         if not passed:
             told = ", ".join(maps.concepts.names[c] for c in wanted)
             return io.NodeOutput(
+                *(None, None),  # ComfyUI 0.3.64 reads no block without outputs
                 block_execution=f"Concept Gate: none of {len(image)} pictures shows {told}, each "
-                f"on at least {coverage:g} % of it. Another seed, or a lower coverage?"
+                f"on at least {coverage:g} % of it. Another seed, or a lower coverage?",
             )
         return io.NodeOutput(image[passed], ", ".join(map(str, passed)))

@@ -1,10 +1,14 @@
 """Maps as pictures."""
 
+from pathlib import Path
+
+import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
 from ..conceptattention_core import render
-from .wires import check_picture, maps_input, recording_of, schema
+from ..conceptattention_core.explorer import page
+from .wires import check_picture, maps_input, next_path, recording_of, schema
 
 VIEWS = {
     "regions": render.overlay,
@@ -121,3 +125,55 @@ class Sheet(io.ComfyNode):
             ]
         )
         return io.NodeOutput(views, ui=ui.PreviewImage(views, cls=cls))
+
+
+class Explorer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ConceptAttentionExplorer",
+            "Concept Explorer",
+            description="Point at a pixel and see its concepts, click for a mask, slide steps, "
+            "blocks and threshold. On the node, and as one HTML file to keep or send.",
+            search_aliases=["concept attention", "interactive", "hover", "html"],
+            is_output_node=True,
+            inputs=[
+                maps_input(),
+                io.Image.Input("image", tooltip="The picture that the maps belong to."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="ConceptAttention/explorer",
+                    tooltip="Where in the output folder; a number is added, nothing is replaced. "
+                    "One file per picture.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="paths",
+                    is_output_list=True,
+                    tooltip="The HTML files. They need no network and no ComfyUI.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, maps, image, filename_prefix) -> io.NodeOutput:
+        check_picture(maps, image)
+        recording = recording_of(maps)
+        temperature = maps.settings["temperature"]
+        paths = []
+        for b, picture in enumerate(image):
+            text = page(render.to_picture(picture), recording, b, temperature=temperature)
+            path = next_path(filename_prefix, ".html")
+            path.write_text(text, "utf-8")
+            paths.append(path)
+        output = Path(folder_paths.get_output_directory())
+        shown = [
+            {
+                "filename": path.name,
+                "subfolder": path.parent.relative_to(output).as_posix(),
+                "type": "output",
+            }
+            for path in paths
+        ]
+        return io.NodeOutput([str(path) for path in paths], ui={"explorer": shown})

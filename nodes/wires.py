@@ -1,8 +1,10 @@
 """What the nodes share: the wire of concept maps, the category, inputs that occur twice."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -253,6 +255,14 @@ def recording_of(maps: ConceptMaps) -> Recording:
     if maps.recording is None:
         raise ConceptAttentionError("These maps came without their recording.")
     return maps.recording
+
+
+def next_path(prefix: str, ending: str) -> Path:
+    """A new file in the output folder."""
+    folder, name, counter, *_ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory()
+    )
+    return Path(folder) / f"{name}_{counter:05}_{ending}"
 
 
 def check_picture(maps: ConceptMaps, image: Tensor | None) -> None:

@@ -84,6 +84,10 @@ PUBLISHED = {
         {"maps": "CONCEPT_MAPS", "image": "IMAGE"},
         ["IMAGE", "MASK"],
     ),
+    "ConceptAttentionExplorer": (
+        {"maps": "CONCEPT_MAPS", "image": "IMAGE", "filename_prefix": "STRING"},
+        ["STRING"],
+    ),
     "ConceptAttentionSheet": ({"maps": "CONCEPT_MAPS", "name": "STRING"}, ["IMAGE"]),
     "ConceptAttentionScores": ({"maps": "CONCEPT_MAPS"}, ["STRING", "STRING", "STRING"]),
     "ConceptAttentionGate": (

@@ -75,15 +75,15 @@ def choices(kind: Any, options: dict[str, Any]) -> list[Any] | None:
     return kind if isinstance(kind, list) else options.get("options")
 
 
-def is_widget(kind: Any) -> bool:
-    return isinstance(kind, list) or kind in WIDGETS
+def is_widget(kind: Any, options: dict[str, Any]) -> bool:
+    return (isinstance(kind, list) or kind in WIDGETS) and not options.get("forceInput")
 
 
 def widget_values(shown: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     values = iter(shown["widgets_values"])
     named = {}
     for name, (kind, options) in inputs_of(info).items():
-        if is_widget(kind):
+        if is_widget(kind, options):
             named[name] = next(values)
             if options.get("control_after_generate") or options.get("image_upload"):
                 next(values)  # the page's own: fixed, increment, randomize; the upload button
@@ -106,8 +106,11 @@ def to_api(workflow: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_there_are_workflows():
-    expected = {"first_masks", "first_masks_flux_dev", "photo_to_masks", "picture_to_masks_demo"}
-    assert expected <= {file.stem for file in FILES}
+    both = ("first_masks", "change_only_this", "swap_background", "grade_one_thing",
+            "layers_to_file", "regions_that_find_themselves", "compare_spaces", "seed_picker",
+            "look_inside")  # fmt: skip
+    expected = {*both, *(f"{name}_flux_dev" for name in both)}
+    assert {file.stem for file in FILES} == expected | {"photo_to_masks", "picture_to_masks_demo"}
     assert {file.name for file in FILES} == {f.name for f in (WORKFLOWS / "api").glob("*.json")}
 
 
@@ -181,14 +184,12 @@ LOADERS = {"UNETLoader": 0, "DualCLIPLoader": 1, "VAELoader": 2}  # by the demo 
 
 
 def with_demo_model(prompt: dict[str, Any]) -> dict[str, Any]:
-    """A workflow of the large models, tried with the small one: its loaders are replaced by the
-    demo node, and the size and the number of steps reduced. All else stays."""
+    """A workflow tried with the small model and few steps: loaders of large ones are replaced by
+    the demo node, and the size reduced. All else stays."""
     kinds = {name: one["class_type"] for name, one in prompt.items()}
     outputs = {name: LOADERS[kind] for name, kind in kinds.items() if kind in LOADERS}
-    if not outputs:
-        return prompt
     small = {"width": 256, "height": 256, "steps": 4}
-    replaced = {"demo": node("ConceptAttentionDemoModel")}
+    replaced = {"demo": node("ConceptAttentionDemoModel")} if outputs else {}
     for name, one in prompt.items():
         if name not in outputs:
             inputs = dict(one["inputs"])
@@ -202,6 +203,22 @@ def with_demo_model(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 @each_workflow
+def test_every_node_of_it_runs_and_shows_something(server, file):
+    prompt = with_demo_model(twin(file))
+    for one in prompt.values():
+        if one["class_type"] == "ConceptAttentionGate":
+            one["inputs"]["coverage"] = 0.0  # four steps show little
+    result = server.queue(prompt)
+    assert {*result.executed, *result.cached} == set(prompt)
+    shows = {"PreviewImage", "SaveImage", "MaskPreview", "ConceptAttentionOverlay",
+             "ConceptAttentionSheet", "ConceptAttentionScores", "ConceptAttentionExplorer",
+             "ConceptAttentionSaveLayers", "ConceptAttentionSaveMasks"}  # fmt: skip
+    for name, one in prompt.items():
+        if one["class_type"] in shows:
+            assert any(result.outputs[name].values()), one["class_type"]
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if "masks" in f.stem], ids=lambda f: f.stem)
 def test_it_paints_and_masks_every_word(server, file):
     prompt = with_demo_model(twin(file))
     ids = {one["class_type"]: name for name, one in prompt.items()}
@@ -463,3 +480,90 @@ def test_a_model_without_record(server):
 def test_steps_that_were_not_sampled(server):
     graph = changed(painting(), maps={"steps": "7-9"})
     assert message(server, graph, "maps") == "Asked for steps '7-9', but there are 3: 0 to 2."
+
+
+def decoded(prompt: dict[str, Any], title: str) -> str:
+    """The node that shows what has this title."""
+    (name,) = (name for name, one in prompt.items() if one.get("_meta", {}).get("title") == title)
+    return name
+
+
+@pytest.mark.parametrize("name", ["change_only_this", "swap_background"])
+def test_beyond_the_feather_nothing_changes(server, name):
+    named = twin(WORKFLOWS / f"{name}.json")
+    prompt = with_demo_model(named)
+    ids = {one["class_type"]: n for n, one in prompt.items()}
+    pick = prompt[ids["ConceptAttentionPick"]]["inputs"]
+    pick["name"] = "water"  # four steps show no balloon
+    # a hard mask that holds all of the feather
+    reach = {"feather": 0, "grow": pick["grow"] + 12 * (-1 if pick["invert"] else 1)}
+    prompt["reach"] = node("ConceptAttentionPick", **{**pick, **reach})
+    prompt["mask"] = node("MaskToImage", mask=["reach", 0])
+    prompt["shown"] = node("PreviewImage", images=["mask", 0])
+    limited = ids["SetLatentNoiseMask"]
+    again = decoded(named, "Paint again")
+    prompt["first"], prompt["second"] = saved([limited, 0]), saved([again, 0])
+    result = server.queue(prompt)
+    (before,) = pictures(server, result, decoded(named, "Before"))
+    (after,) = pictures(server, result, decoded(named, "After"))
+    (mask,) = masks(server, result)
+    assert 0.05 < (mask > 0).mean() < 0.95
+    assert (after[mask == 0] == before[mask == 0]).all()
+    assert np.abs(after[mask > 0].astype(int) - before[mask > 0]).mean() > 2
+    change = np.abs(latent(server, result, "second") - latent(server, result, "first"))[0].max(0)
+    assert change[~touched(mask)].max() < 1e-5
+
+
+def test_only_one_thing_is_graded(server):
+    prompt = with_demo_model(twin(WORKFLOWS / "grade_one_thing.json"))
+    named = twin(WORKFLOWS / "grade_one_thing.json")
+    result = server.queue(prompt)
+    (before,) = pictures(server, result, decoded(named, "Before"))
+    (after,) = pictures(server, result, decoded(named, "After"))
+    (picked_mask,) = pictures(server, result, decoded(named, "How much is graded"))
+    mask = picked_mask[..., 0]
+    change = np.abs(after.astype(int) - before)
+    assert change[mask == 0].max() <= 1  # what is nearly 0 was rounded down
+    assert change[mask == 255].mean() > 5
+
+
+def test_a_layered_file_holds_every_word_that_is_shown(server):
+    psd_tools = pytest.importorskip("psd_tools")
+    prompt = with_demo_model(twin(WORKFLOWS / "layers_to_file.json"))
+    result = server.queue(prompt)
+    files = sorted((server.folder / "output" / "ConceptAttention").glob("layers_*.psd"))
+    psd = psd_tools.PSDImage.open(files[-1])
+    assert psd.size == (256, 256)
+    words = twin(WORKFLOWS / "layers_to_file.json")
+    (recorded_words,) = (
+        one["inputs"]["concepts"].split()
+        for one in words.values()
+        if one["class_type"] == "ConceptAttentionRecord"
+    )
+    names = [layer.name for layer in psd]
+    assert names[0] == "picture" and len(names) > 1
+    assert [name for name in recorded_words if name in names] == names[1:]
+    assert result.outputs
+
+
+def test_the_two_spaces_are_recorded_from_one_picture(server):
+    named = twin(WORKFLOWS / "compare_spaces.json")
+    prompt = with_demo_model(named)
+    result = server.queue(prompt)
+    (ours,) = pictures(server, result, decoded(named, "Output space: the paper's: heat maps"))
+    (theirs,) = pictures(server, result, decoded(named, "Cross-attention: heat maps"))
+    assert ours.shape == theirs.shape
+    assert (ours != theirs).mean() > 0.05
+
+
+def test_the_gate_lets_through_what_shows_the_words(server):
+    named = twin(WORKFLOWS / "seed_picker.json")
+    prompt = with_demo_model(named)
+    ids = {one["class_type"]: n for n, one in prompt.items()}
+    gate = prompt[ids["ConceptAttentionGate"]]["inputs"]
+    gate |= {"names": "sky", "coverage": 0.0}
+    assert len(pictures(server, server.queue(prompt), ids["SaveImage"])) == 4
+    gate["coverage"] = 100.0
+    result = server.queue(prompt, check=False)
+    assert ids["SaveImage"] not in result.outputs
+    assert "none of 4 pictures shows sky" in result.error
