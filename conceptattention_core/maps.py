@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
+from einops import rearrange
 from torch import Tensor
 
 from . import ConceptAttentionError
@@ -24,6 +26,33 @@ ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean, then softmax": _mean_then_softmax,
 }
 """`b step block c y x` -> `b c y x`. The first is the paper's; the second is a different map."""
+
+
+def _as_they_are(scores: Tensor, order: str, temperature: float) -> Tensor:
+    return ORDERS[order](scores / temperature)
+
+
+def _standardised(scores: Tensor, order: str, temperature: float) -> Tensor:
+    """Each concept's scores get mean 0 and spread 1 over the picture before they compete.
+
+    So a concept that is strong everywhere no longer hides the others. A concept that is absent
+    would be lifted, too: one whose map, as it is, nowhere reaches the share that chance would
+    give it takes no part.
+    """
+    chance = 1 / scores.shape[3] - 1e-6  # rounding must not make all of them absent
+    present = ORDERS[order](scores).amax((2, 3)) >= chance  # b c
+    mean = scores.mean((4, 5), keepdim=True)
+    spread = scores.std((4, 5), correction=0, keepdim=True)
+    level = (scores - mean) / spread.clamp_min(1e-6)
+    absent = rearrange(~present, "b c -> b 1 1 c 1 1")
+    return ORDERS[order]((level / temperature).masked_fill(absent, -torch.inf))
+
+
+SCALES: dict[str, Callable[[Tensor, str, float], Tensor]] = {
+    "as they are": _as_they_are,
+    "standardised": _standardised,
+}
+"""How scores `b step block c y x` compete in one of ORDERS: `b c y x`. The first is the paper's."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +110,23 @@ def reduce(
     blocks: str = "all",
     order: str = "softmax, then mean",
     temperature: float = 1.0,
+    scale: str = "as they are",
 ) -> ConceptMaps:
     """Maps from the chosen part of a recording.
 
     `steps` counts sampling steps and `blocks` the model's joint-attention blocks, both from 0
     (see `ranges.select`). Scores are divided by `temperature` (> 0) before the softmax over
-    concepts: above 1 is softer, below 1 harder.
+    concepts: above 1 is softer, below 1 harder. `scale` is one of SCALES.
     """
-    if order not in ORDERS:
-        raise ConceptAttentionError(f"Unknown order '{order}'. Accepted: {', '.join(ORDERS)}.")
+    for what, asked, accepted in (("order", order, ORDERS), ("scale", scale, SCALES)):
+        if asked not in accepted:
+            raise ConceptAttentionError(
+                f"Unknown {what} '{asked}'. Accepted: {', '.join(accepted)}."
+            )
     if not temperature > 0:
         raise ConceptAttentionError(f"The temperature must be above 0, got {temperature}.")
-    scores = choose(recording, steps, blocks) / temperature
     return ConceptMaps(
-        ORDERS[order](scores),
+        SCALES[scale](choose(recording, steps, blocks), order, temperature),
         recording.concepts,
         recording.grid,
         {
@@ -106,6 +138,7 @@ def reduce(
             "blocks": blocks,
             "order": order,
             "temperature": temperature,
+            "scale": scale,
         },
         recording,
     )

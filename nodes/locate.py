@@ -11,7 +11,15 @@ from ..conceptattention_core.locating import MEGAPIXELS, LocateSpec, parse_noise
 from ..conceptattention_core.maps import reduce
 from ..conceptattention_core.ranges import ACCEPTED
 from ..conceptattention_core.recording import RecordSpec
-from .wires import ConceptMapsWire, advanced, concept_inputs, schema, space_input, tokens_input
+from .wires import (
+    ConceptMapsWire,
+    advanced,
+    concept_inputs,
+    scale_input,
+    schema,
+    space_input,
+    tokens_input,
+)
 
 
 class Locate(io.ComfyNode):
@@ -81,6 +89,7 @@ class Locate(io.ComfyNode):
                         f"one runs. Write {ACCEPTED}.",
                     )
                 ),
+                scale_input(),
             ],
             outputs=[
                 ConceptMapsWire.Output(
@@ -107,10 +116,11 @@ class Locate(io.ComfyNode):
         tokens,
         space,
         blocks,
+        scale="as they are",
     ) -> io.NodeOutput:
         wanted = parse(concepts, background)
         for notice in wanted.notices:
             logging.info("Locate Concepts in Image: %s", notice)
         spec = RecordSpec(wanted, tokens, Method(space=space), blocks)
         how = LocateSpec(caption, parse_noise(noise), samples, seed, megapixels)
-        return io.NodeOutput(reduce(locate(model, clip, vae, image, spec, how)))
+        return io.NodeOutput(reduce(locate(model, clip, vae, image, spec, how), scale=scale))

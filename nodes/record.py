@@ -11,7 +11,15 @@ from ..conceptattention_core.hosts.comfyui.store import STORE
 from ..conceptattention_core.maps import ORDERS, reduce
 from ..conceptattention_core.ranges import ACCEPTED
 from ..conceptattention_core.recording import BUDGET_MIB, RecordSpec
-from .wires import ConceptMapsWire, advanced, concept_inputs, schema, space_input, tokens_input
+from .wires import (
+    ConceptMapsWire,
+    advanced,
+    concept_inputs,
+    scale_input,
+    schema,
+    space_input,
+    tokens_input,
+)
 
 
 class Record(io.ComfyNode):
@@ -126,6 +134,7 @@ class Maps(io.ComfyNode):
                         tooltip="Above 1: softer competition between concepts. Below 1: harder.",
                     )
                 ),
+                scale_input(),
             ],
             outputs=[
                 ConceptMapsWire.Output(
@@ -136,8 +145,17 @@ class Maps(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent, steps, blocks, order, temperature, model=None) -> io.NodeOutput:
+    def execute(
+        cls, latent, steps, blocks, order, temperature, model=None, scale="as they are"
+    ) -> io.NodeOutput:
         recording = STORE.find(latent["samples"], None if model is None else spec_of(model))
         return io.NodeOutput(
-            reduce(recording, steps=steps, blocks=blocks, order=order, temperature=temperature)
+            reduce(
+                recording,
+                steps=steps,
+                blocks=blocks,
+                order=order,
+                temperature=temperature,
+                scale=scale,
+            )
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.attention import SPACES
 from ..conceptattention_core.concepts import MOST_CONCEPTS
-from ..conceptattention_core.maps import ConceptMaps
+from ..conceptattention_core.maps import SCALES, ConceptMaps
 from ..conceptattention_core.masks import MaskSpec
 from ..conceptattention_core.recording import TOKENS, Recording
 from ..conceptattention_core.thresholds import THRESHOLDS
@@ -76,6 +76,20 @@ def space_input() -> io.Input:
             default="output",
             tooltip="Where concepts and picture are compared. output is "
             "ConceptAttention; the others are what the paper compares it with.",
+        )
+    )
+
+
+def scale_input() -> io.Input:
+    return advanced(
+        io.Combo.Input(
+            "scale",
+            optional=True,
+            options=list(SCALES),
+            default="as they are",
+            tooltip="How scores compete. as they are: the paper's way. standardised: each concept "
+            "is first measured against its own mean and spread over the picture, so that one "
+            "that is strong everywhere no longer hides the others.",
         )
     )
 

@@ -14,7 +14,7 @@ from ..evaluation.protocols import PROTOCOLS, Protocol
 from ..evaluation.run import LINES, VARIANTS, Variant, ask, read_lines, total, write_line
 from ..evaluation.tables import figures, write_csv, write_markdown
 from ..locating import parse_noise
-from ..maps import ORDERS
+from ..maps import ORDERS, SCALES
 from ..recording import TOKENS
 from ..segmenting import open_folder
 from . import models, options
@@ -79,6 +79,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "--softmax", action=argparse.BooleanOptionalAction, help="whether concepts compete"
     )
     how.add_argument("--order", **options.one_of("what comes first", ORDERS))
+    how.add_argument("--scale", **options.one_of("how scores compete", SCALES))
     how.add_argument("--tokens", **options.one_of("tokens of a concept that count", TOKENS))
     how.add_argument("--blocks", metavar="RANGE", help="blocks that are read")
     how.add_argument("--noise", metavar="T", help="noise levels, comma-separated")
@@ -152,6 +153,7 @@ def _read_job(asked: argparse.Namespace) -> Job:
         (own, *others),
         asked.tokens,
         asked.order,
+        asked.scale,
         asked.seed,
         asked.curves,
         asked.model,
@@ -216,7 +218,7 @@ def _draw(judge: Judge, keys: list[str], out: Path) -> None:
         sample = judge.data.read(key)
         image = plan.protocol.image(sample)
         recording = judge.look(image, *ask(sample, plan, plan.variants[0].method))
-        maps = reduce(recording, order=plan.order)
+        maps = reduce(recording, order=plan.order, scale=plan.scale)
         truth = plan.protocol.truth(sample)
         rows.append(draw_row(image, truth, maps.maps[0], maps.concepts.names))
     save_rows(out / "maps.png", rows)

@@ -135,6 +135,7 @@ def generate(asked: argparse.Namespace) -> int:
         blocks=asked.blocks,
         order=asked.order,
         temperature=asked.temperature,
+        scale=asked.scale,
     )
     pictures = []
     for b, (image, seed) in enumerate(zip(images, seeds, strict=True)):

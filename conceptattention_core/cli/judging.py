@@ -31,6 +31,7 @@ class Job:
     variants: tuple[Variant, ...]
     tokens: str
     order: str
+    scale: str
     seed: int
     curves: bool
     model: str
@@ -40,7 +41,9 @@ class Job:
     @property
     def plan(self) -> Plan:
         protocol = PROTOCOLS[self.protocol].changed(**self.changes)
-        return Plan(protocol, self.variants, self.tokens, self.order, self.seed, self.curves)
+        return Plan(
+            protocol, self.variants, self.tokens, self.order, self.scale, self.seed, self.curves
+        )
 
     def open(self) -> Dataset:
         if self.protocol == "scenes":

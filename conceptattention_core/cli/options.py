@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import ConceptAttentionError
 from ..attention import ATTEND, SPACES
-from ..maps import ORDERS
+from ..maps import ORDERS, SCALES
 from ..masks import MaskSpec
 from ..ranges import ACCEPTED
 from ..recording import TOKENS
@@ -50,6 +50,7 @@ def add_reading(group: Any) -> None:
     """How to read the attention."""
     group.add_argument("--blocks", default="all", metavar="RANGE", help=f"of the model: {ACCEPTED}")
     group.add_argument("--order", **one_of("what comes first", ORDERS))
+    group.add_argument("--scale", **one_of("how scores compete", SCALES))
     group.add_argument(
         "--temperature", type=positive, default=1.0, metavar="X", help="1; above is softer"
     )

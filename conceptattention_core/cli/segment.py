@@ -73,6 +73,7 @@ class Job:
     how: LocateSpec
     order: str
     temperature: float
+    scale: str
 
 
 class Locator:
@@ -91,7 +92,8 @@ class Locator:
         from ..hosts.diffusers.locate import locate
 
         recording = locate(self.pipe, stack(pictures), self.job.spec, self.job.how)
-        return reduce(recording, order=self.job.order, temperature=self.job.temperature)
+        job = self.job
+        return reduce(recording, order=job.order, temperature=job.temperature, scale=job.scale)
 
 
 class Actor:
@@ -144,6 +146,7 @@ def segment(asked: argparse.Namespace) -> int:
         ),
         asked.order,
         asked.temperature,
+        asked.scale,
     )
     masks = options.read_masks(asked)
     settings = json.loads(json.dumps({**asdict(job), "masks": asdict(masks)}))

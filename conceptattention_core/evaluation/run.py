@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import ConceptAttentionError
 from ..attention import Method
 from ..locating import LocateSpec
-from ..maps import ORDERS, choose
+from ..maps import SCALES, choose
 from ..pictures import Pixels
 from ..recording import Recording, RecordSpec
 from .datasets import Sample
@@ -60,6 +60,7 @@ class Plan:
     variants: tuple[Variant, ...]
     tokens: str = "all"
     order: str = "softmax, then mean"
+    scale: str = "as they are"
     seed: int = 0
     curves: bool = False
 
@@ -100,7 +101,7 @@ def _judge(
     blocks: str = "all",
 ) -> Score:
     raw = choose(recording, steps, blocks)
-    maps = ORDERS[plan.order](raw)[0] if softmax else raw.mean((1, 2))[0]
+    maps = SCALES[plan.scale](raw, plan.order, 1.0)[0] if softmax else raw.mean((1, 2))[0]
     return plan.protocol.score(sample, maps)
 
 

@@ -11,7 +11,7 @@ import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.attention import ATTEND, SPACES
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.maps import ORDERS, ConceptMaps
+from conceptattention.conceptattention_core.maps import ORDERS, SCALES, ConceptMaps
 from conceptattention.conceptattention_core.recording import Grid
 from conceptattention.conceptattention_core.thresholds import THRESHOLDS
 from conceptattention.nodes import NODES
@@ -49,14 +49,14 @@ PUBLISHED = {
             "model": "MODEL", "clip": "CLIP", "concepts": "STRING", "background": "BOOLEAN",
             "vae": "VAE", "image": "IMAGE", "caption": "STRING", "noise": "STRING",
             "samples": "INT", "seed": "INT", "megapixels": "FLOAT", "tokens": "COMBO",
-            "space": "COMBO", "blocks": "STRING",
+            "space": "COMBO", "blocks": "STRING", "scale": "COMBO",
         },
         ["CONCEPT_MAPS"],
     ),
     "ConceptAttentionMaps": (
         {
             "latent": "LATENT", "model": "MODEL", "steps": "STRING", "blocks": "STRING",
-            "order": "COMBO", "temperature": "FLOAT",
+            "order": "COMBO", "temperature": "FLOAT", "scale": "COMBO",
         },
         ["CONCEPT_MAPS"],
     ),
@@ -128,6 +128,8 @@ PUBLISHED = {
 }  # fmt: skip
 OPTIONAL = {
     ("ConceptAttentionMaps", "model"),
+    ("ConceptAttentionMaps", "scale"),
+    ("ConceptAttentionLocate", "scale"),
     *product(("ConceptAttentionMasks", "ConceptAttentionPick"), ("image", *FINISH)),
 }
 
@@ -190,7 +192,7 @@ def test_choices_are_those_of_the_core():
         if one.io_type == "COMBO"
     }
     offered = {"threshold": THRESHOLDS, "order": ORDERS, "attend_to": ATTEND, "space": SPACES,
-               "view": VIEWS, "tokens": ["all", "first"]}  # fmt: skip
+               "view": VIEWS, "scale": SCALES, "tokens": ["all", "first"]}  # fmt: skip
     for (_, name), (options, default) in choices.items():
         assert options == list(offered[name])
         assert default in options

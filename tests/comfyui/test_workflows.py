@@ -509,7 +509,7 @@ def test_beyond_the_feather_nothing_changes(server, name):
     (mask,) = masks(server, result)
     assert 0.05 < (mask > 0).mean() < 0.95
     assert (after[mask == 0] == before[mask == 0]).all()
-    assert np.abs(after[mask > 0].astype(int) - before[mask > 0]).mean() > 2
+    assert (after[mask > 0] != before[mask > 0]).mean() > 0.1
     change = np.abs(latent(server, result, "second") - latent(server, result, "first"))[0].max(0)
     assert change[~touched(mask)].max() < 1e-5
 

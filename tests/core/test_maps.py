@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.maps import ORDERS, presence, reduce
+from conceptattention.conceptattention_core.maps import ORDERS, SCALES, presence, reduce
 from conceptattention.conceptattention_core.recording import Grid
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,3 +208,40 @@ def test_pictures_of_a_batch_are_judged_apart():
     maps = soft_maps(b=2)
     one, two = presence(maps)
     assert presence(replace(maps, maps=maps.maps[1:]))[0] == two != one
+
+
+# --- standardised ---------------------------------------------------------------------------------
+
+
+def test_a_concept_that_is_strong_everywhere_no_longer_hides_the_others():
+    scores = random(1, 2, 3, 3, 6, 5)
+    scores[:, :, :, 0] += 1.5  # sun leads at most patches, and wins nearly everywhere
+    plain, fair = (reduce(recording(scores), scale=scale) for scale in SCALES)
+    assert (plain.winners() == 0).float().mean() > 0.7
+    assert (fair.winners() == 0).float().mean() < 0.5
+
+
+@given(gain=st.floats(0.5, 2), shift=st.floats(-0.3, 0.3))
+def test_standardised_maps_do_not_depend_on_a_concepts_own_gain_and_level(gain, shift):
+    scores = random(2, 2, 3, 3, 6, 5)
+    other = scores.clone()
+    other[:, :, :, 1] = gain * other[:, :, :, 1] + shift
+    first, second = (reduce(recording(s), scale="standardised").maps for s in (scores, other))
+    torch.testing.assert_close(first, second, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_absent_concept_stays_absent_when_standardised(order):
+    scores = random(2, 2, 3, 3, 6, 5)
+    scores[0, :, :, 2] -= 20  # in the first picture alone
+    maps = reduce(recording(scores), order=order, scale="standardised").maps
+    assert (maps[0, 2] == 0).all()
+    assert maps[1, 2].max() > 1 / 3
+    torch.testing.assert_close(maps.sum(1), torch.ones(2, 6, 5))
+
+
+def test_a_concept_of_one_value_everywhere_does_not_divide_by_zero():
+    scores = random(1, 1, 1, 3, 4, 4)
+    scores[:, :, :, 1] = 0.5
+    assert reduce(recording(scores), scale="standardised").maps.isfinite().all()
+    assert reduce(recording(random(1, 1, 1, 3, 1, 1)), scale="standardised").maps.isfinite().all()
