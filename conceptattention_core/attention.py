@@ -30,6 +30,7 @@ class Vectors:
     values: Tensor  # b head n d
     outputs: Tensor  # b n (head d)
     unplaced_queries: Callable[[], Tensor]  # b head n d, before positions; asked for on demand
+    queries: Callable[[], Tensor]  # b head n d, positions applied; asked for on demand
 
 
 class JointBlock(Protocol):
@@ -96,14 +97,23 @@ SPACES: dict[str, Callable[[Vectors, Vectors, Tensor], Tensor]] = {
 }
 
 
+MOST_BOUNCES = 3
+
+
 @dataclass(frozen=True)
 class Method:
     """How concepts ride and where they are compared. The defaults are the paper's."""
 
     attend: str = "concepts and image"
     space: str = "output"
+    bounces: int = 0
+    """How often scores pass through the image's attention to itself, see `propagate`."""
 
     def __post_init__(self):
+        if not 0 <= self.bounces <= MOST_BOUNCES:
+            raise ConceptAttentionError(
+                f"Scores bounce 0 to {MOST_BOUNCES} times, got {self.bounces}."
+            )
         for what, asked, accepted in (
             ("attend to", self.attend, ATTEND),
             ("space", self.space, SPACES),
@@ -130,9 +140,31 @@ def step(
     """
     q, k, v = block.heads(concepts)
     attended = _merge(ATTEND[method.attend](q, k, v, image))
-    riders = Vectors(k, v, attended, unplaced_queries=lambda: q)
+    riders = Vectors(k, v, attended, unplaced_queries=lambda: q, queries=lambda: q)
     scores = SPACES[method.space](riders, image, mean.to(attended))
+    if method.bounces:
+        scores = propagate(scores, image, method.bounces)
     return block.update(concepts, attended), scores
+
+
+def propagate(scores: Tensor, image: Vectors, bounces: int) -> Tensor:
+    """Scores `b c p`, each patch taking those of the patches it attends to.
+
+    One bounce is a step of the Markov chain that a block's image-image attention is (Erel et al.,
+    arXiv 2507.17657), the mean over its heads. The scores go in as values of the attention, so
+    the matrix of all pairs of patches is never kept.
+    """
+    q, k = image.queries(), image.keys
+    _, heads, _, d = k.shape
+    for _ in range(bounces):
+        parts = []
+        for part in scores.split(d, dim=1):  # as many at once as a head is wide
+            values = F.pad(rearrange(part, "b c p -> b 1 p c"), (0, d - part.shape[1]))
+            values = values.to(k).expand(-1, heads, -1, -1)
+            bounced = F.scaled_dot_product_attention(q, k, values).mean(1)
+            parts.append(rearrange(bounced[..., : part.shape[1]], "b p c -> b c p"))
+        scores = torch.cat(parts, dim=1)
+    return scores
 
 
 def _merge(heads: Tensor) -> Tensor:

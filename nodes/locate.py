@@ -14,6 +14,7 @@ from ..conceptattention_core.recording import RecordSpec
 from .wires import (
     ConceptMapsWire,
     advanced,
+    bounces_input,
     concept_inputs,
     scale_input,
     schema,
@@ -90,6 +91,7 @@ class Locate(io.ComfyNode):
                     )
                 ),
                 scale_input(),
+                bounces_input(),
             ],
             outputs=[
                 ConceptMapsWire.Output(
@@ -117,10 +119,11 @@ class Locate(io.ComfyNode):
         space,
         blocks,
         scale="as they are",
+        bounces=0,
     ) -> io.NodeOutput:
         wanted = parse(concepts, background)
         for notice in wanted.notices:
             logging.info("Locate Concepts in Image: %s", notice)
-        spec = RecordSpec(wanted, tokens, Method(space=space), blocks)
+        spec = RecordSpec(wanted, tokens, Method(space=space, bounces=bounces), blocks)
         how = LocateSpec(caption, parse_noise(noise), samples, seed, megapixels)
         return io.NodeOutput(reduce(locate(model, clip, vae, image, spec, how), scale=scale))

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..conceptattention_core.attention import ATTEND, Method
 from ..conceptattention_core.concepts import parse
+from ..conceptattention_core.hosts.comfyui.live import Live
 from ..conceptattention_core.hosts.comfyui.patch import record, spec_of
 from ..conceptattention_core.hosts.comfyui.store import STORE
 from ..conceptattention_core.maps import ORDERS, reduce
@@ -14,6 +15,7 @@ from ..conceptattention_core.recording import BUDGET_MIB, RecordSpec
 from .wires import (
     ConceptMapsWire,
     advanced,
+    bounces_input,
     concept_inputs,
     scale_input,
     schema,
@@ -62,6 +64,26 @@ class Record(io.ComfyNode):
                         "more, neighbouring steps are averaged.",
                     )
                 ),
+                bounces_input(),
+                advanced(
+                    io.String.Input(
+                        "live",
+                        optional=True,
+                        default="",
+                        placeholder="off",
+                        tooltip="A concept whose growing map is the sampler's preview. Empty: off.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "live_every",
+                        optional=True,
+                        default=4,
+                        min=1,
+                        max=1000,
+                        tooltip="Steps between one preview of 'live' and the next.",
+                    )
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -73,13 +95,26 @@ class Record(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, concepts, background, tokens, attend_to, space, blocks, memory
+        cls,
+        model,
+        clip,
+        concepts,
+        background,
+        tokens,
+        attend_to,
+        space,
+        blocks,
+        memory,
+        bounces=0,
+        live="",
+        live_every=4,
     ) -> io.NodeOutput:
         wanted = parse(concepts, background)
         for notice in wanted.notices:
             logging.info("Record Concepts: %s", notice)
-        spec = RecordSpec(wanted, tokens, Method(attend_to, space), blocks, memory)
-        return io.NodeOutput(record(model, clip, spec))
+        spec = RecordSpec(wanted, tokens, Method(attend_to, space, bounces), blocks, memory)
+        view = Live(live, live_every).check(wanted) if live.strip() else None
+        return io.NodeOutput(record(model, clip, spec, live=view))
 
 
 class Maps(io.ComfyNode):

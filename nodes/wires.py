@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..conceptattention_core import ConceptAttentionError
-from ..conceptattention_core.attention import SPACES
+from ..conceptattention_core.attention import MOST_BOUNCES, SPACES
 from ..conceptattention_core.concepts import MOST_CONCEPTS
 from ..conceptattention_core.maps import SCALES, ConceptMaps
 from ..conceptattention_core.masks import MaskSpec
@@ -90,6 +90,21 @@ def scale_input() -> io.Input:
             tooltip="How scores compete. as they are: the paper's way. standardised: each concept "
             "is first measured against its own mean and spread over the picture, so that one "
             "that is strong everywhere no longer hides the others.",
+        )
+    )
+
+
+def bounces_input() -> io.Input:
+    return advanced(
+        io.Int.Input(
+            "bounces",
+            optional=True,
+            default=0,
+            min=0,
+            max=MOST_BOUNCES,
+            tooltip="Experimental: maps pass so many times through the image's attention to "
+            "itself, so that each patch takes over what similar ones say. Costs a part of a "
+            "block's attention each time and smooths small things away.",
         )
     )
 

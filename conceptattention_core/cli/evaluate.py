@@ -75,6 +75,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         metavar="NAME",
         help=" | ".join(ATTEND),
     )
+    options.add_bounces(how)
     how.add_argument(
         "--softmax", action=argparse.BooleanOptionalAction, help="whether concepts compete"
     )
@@ -186,11 +187,13 @@ def _write_results(asked: argparse.Namespace, job: Job, seconds: float | None) -
 
 
 def _choose_variant(asked: argparse.Namespace, protocol: Protocol) -> Variant:
-    method = Method(asked.attend, asked.space)
+    method = Method(asked.attend, asked.space, asked.bounces)
     for variant in VARIANTS:
         if (variant.method, variant.softmax) == (method, protocol.softmax):
             return variant
     name = f"{asked.space} space, attending to {asked.attend}"
+    if asked.bounces:
+        name += f", {asked.bounces} bounces"
     return Variant(name if protocol.softmax else f"{name}, no softmax", method, protocol.softmax)
 
 

@@ -82,7 +82,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def generate(asked: argparse.Namespace) -> int:
-    method = Method(asked.attend, asked.space)
+    method = Method(asked.attend, asked.space, asked.bounces)
     concepts = parse(asked.concepts, asked.background)
     spec = RecordSpec(concepts, asked.tokens, method, asked.blocks)
     for notice in concepts.notices:

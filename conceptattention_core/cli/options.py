@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import ConceptAttentionError
-from ..attention import ATTEND, SPACES
+from ..attention import ATTEND, MOST_BOUNCES, SPACES
 from ..maps import ORDERS, SCALES
 from ..masks import MaskSpec
 from ..ranges import ACCEPTED
@@ -57,6 +57,18 @@ def add_reading(group: Any) -> None:
     group.add_argument("--tokens", **one_of("tokens of a concept that count", TOKENS))
     group.add_argument("--attend", **one_of("what concepts attend to", ATTEND))
     group.add_argument("--space", **one_of("where they meet the picture", SPACES))
+    add_bounces(group)
+
+
+def add_bounces(group: Any) -> None:
+    group.add_argument(
+        "--bounces",
+        type=int,
+        choices=range(MOST_BOUNCES + 1),
+        default=0,
+        metavar="N",
+        help=f"0 to {MOST_BOUNCES}; experimental: passes maps through the image's own attention",
+    )
 
 
 def add_background(group: Any) -> None:

@@ -136,11 +136,12 @@ def segment(asked: argparse.Namespace) -> int:
     concepts = parse(asked.concepts, asked.background)
     for notice in concepts.notices:
         print(notice)
+    method = Method(asked.attend, asked.space, asked.bounces)
     job = Job(
         asked.model,
         asked.device,
         asked.dtype,
-        RecordSpec(concepts, asked.tokens, Method(asked.attend, asked.space), asked.blocks),
+        RecordSpec(concepts, asked.tokens, method, asked.blocks),
         LocateSpec(
             asked.caption, parse_noise(asked.noise), asked.samples, asked.seed, asked.megapixels
         ),

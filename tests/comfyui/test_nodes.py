@@ -40,7 +40,7 @@ PUBLISHED = {
         {
             "model": "MODEL", "clip": "CLIP", "concepts": "STRING", "background": "BOOLEAN",
             "tokens": "COMBO", "attend_to": "COMBO", "space": "COMBO", "blocks": "STRING",
-            "memory": "INT",
+            "memory": "INT", "bounces": "INT", "live": "STRING", "live_every": "INT",
         },
         ["MODEL"],
     ),
@@ -49,7 +49,7 @@ PUBLISHED = {
             "model": "MODEL", "clip": "CLIP", "concepts": "STRING", "background": "BOOLEAN",
             "vae": "VAE", "image": "IMAGE", "caption": "STRING", "noise": "STRING",
             "samples": "INT", "seed": "INT", "megapixels": "FLOAT", "tokens": "COMBO",
-            "space": "COMBO", "blocks": "STRING", "scale": "COMBO",
+            "space": "COMBO", "blocks": "STRING", "scale": "COMBO", "bounces": "INT",
         },
         ["CONCEPT_MAPS"],
     ),
@@ -129,7 +129,8 @@ PUBLISHED = {
 OPTIONAL = {
     ("ConceptAttentionMaps", "model"),
     ("ConceptAttentionMaps", "scale"),
-    ("ConceptAttentionLocate", "scale"),
+    *product(["ConceptAttentionLocate"], ("scale", "bounces")),
+    *product(["ConceptAttentionRecord"], ("bounces", "live", "live_every")),
     *product(("ConceptAttentionMasks", "ConceptAttentionPick"), ("image", *FINISH)),
 }
 

@@ -11,6 +11,7 @@ from conceptattention.conceptattention_core.attention import (
     SPACES,
     Method,
     Vectors,
+    propagate,
     step,
     token_mean,
 )
@@ -46,7 +47,7 @@ def block():
 @pytest.fixture
 def image():
     keys, values, queries = random(3, B, HEADS, P, D, seed=2)
-    return Vectors(keys, values, random(B, P, HEADS * D, seed=3), lambda: queries)
+    return Vectors(keys, values, random(B, P, HEADS * D, seed=3), lambda: queries, lambda: queries)
 
 
 READ = {  # which rows of (concepts, image) a concept reads; nothing: it keeps its own value
@@ -118,7 +119,7 @@ def test_queries_without_positions_are_only_worked_out_when_they_are_compared(bl
     def never():
         raise AssertionError("asked for")
 
-    silent = Vectors(image.keys, image.values, image.outputs, never)
+    silent = Vectors(image.keys, image.values, image.outputs, never, never)
     mean = token_mean(torch.tensor(OWNERS))
     for space in SPACES:
         if space != "cross-attention":
@@ -141,7 +142,8 @@ def test_token_mean_averages_the_tokens_of_each_concept():
 
 def test_half_precision_stays_what_it_is(block, image):
     block.q, block.k, block.v = block.q.half(), block.k.half(), block.v.half()
-    small = Vectors(image.keys.half(), image.values.half(), image.outputs.half(), lambda: None)
+    halves = (vectors.half() for vectors in (image.keys, image.values, image.outputs))
+    small = Vectors(*halves, lambda: None, lambda: None)
     stream = random(B, T, HEADS * D).half()
     after, scores = step(block, stream, small, token_mean(torch.tensor(OWNERS)), Method())
     assert after.dtype == scores.dtype == torch.float16
@@ -162,3 +164,49 @@ def test_the_oracle_covers_every_way():
 
 def test_the_defaults_are_the_papers():
     assert Method() == Method("concepts and image", "output")
+
+
+# --- propagation ----------------------------------------------------------------------------------
+
+
+def bounced_by_hand(scores: Tensor, image: Vectors) -> Tensor:
+    """Each patch takes the scores of the patches it attends to, averaged over heads."""
+    out = torch.zeros_like(scores)
+    queries = image.queries()
+    for b, head, p in product(range(B), range(HEADS), range(P)):
+        logits = [float(queries[b, head, p] @ image.keys[b, head, i]) / D**0.5 for i in range(P)]
+        weights = [math.exp(logit) for logit in logits]
+        for i, weight in enumerate(weights):
+            out[b, :, p] += scores[b, :, i] * weight / sum(weights) / HEADS
+    return out
+
+
+@pytest.mark.parametrize("count", [1, 3, 2 * D + 1])  # also more concepts than a head is wide
+def test_a_bounce_is_the_images_own_attention(image, count):
+    scores = random(B, count, P, seed=4)
+    once = propagate(scores, image, 1)
+    torch.testing.assert_close(once, bounced_by_hand(scores, image), atol=1e-5, rtol=1e-5)
+    twice = propagate(scores, image, 2)
+    torch.testing.assert_close(twice, propagate(once, image, 1))
+
+
+def test_bounces_keep_what_is_the_same_everywhere_and_smooth_the_rest(image):
+    flat = torch.full((B, 2, P), 0.7)
+    torch.testing.assert_close(propagate(flat, image, 3), flat)
+    scores = random(B, 2, P, seed=5)
+    bounced = propagate(scores, image, 1)
+    assert (bounced.amax(2) < scores.amax(2)).all() and (bounced.amin(2) > scores.amin(2)).all()
+
+
+def test_a_step_bounces_its_scores_and_leaves_the_stream_alone(block, image):
+    concepts, mean = random(B, T, HEADS * D), token_mean(torch.tensor(OWNERS))
+    stream, plain = step(block, concepts, image, mean, Method())
+    again, bounced = step(block, concepts, image, mean, Method(bounces=2))
+    assert torch.equal(stream, again)
+    assert torch.equal(bounced, propagate(plain, image, 2))
+
+
+@pytest.mark.parametrize("bounces", [-1, 4])
+def test_bounces_have_a_limit(bounces):
+    with pytest.raises(ConceptAttentionError, match="bounce 0 to 3 times"):
+        Method(bounces=bounces)

@@ -22,6 +22,7 @@ from ...locating import Enough
 from ...ranges import select
 from ...recording import Recorder, Recording, RecordSpec, board
 from .families import Family, Ride, find
+from .live import Live
 from .store import STORE, Silence
 
 KEY = "conceptattention"
@@ -52,11 +53,13 @@ def record(
     *,
     file: File = STORE.file,
     stops: bool = False,
+    live: Live | None = None,
 ) -> ModelPatcher:
     """A clone of `model` that records `spec` whenever it samples. `clip` reads the concepts.
 
-    What was heard goes to `file`. A model that `stops` computes nothing after the last block of
-    interest and gives zeros: for looking at a picture, not for making one.
+    What was heard goes to `file`; `live` shows what was heard so far. A model that `stops`
+    computes nothing after the last block of interest and gives zeros: for looking at a picture,
+    not for making one.
     """
     network = model.get_model_object("diffusion_model")
     family = find(network)
@@ -67,7 +70,7 @@ def record(
     recorded = model.clone()
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):
         recorded.remove_wrappers_with_key(kind, KEY)
-    recorded.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(tour, file))
+    recorded.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(tour, file, live))
     recorded.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _around_model)
     recorded.set_attachments(KEY, spec)
     return recorded
@@ -81,7 +84,7 @@ def spec_of(model: ModelPatcher) -> RecordSpec:
     return spec
 
 
-def _around_sampling(tour: Tour, file: File) -> Callable[..., Tensor]:
+def _around_sampling(tour: Tour, file: File, live: Live | None) -> Callable[..., Tensor]:
     # A closure: clones of the patcher deep-copy what they hold, and callable objects lose state.
     def around_sampling(
         executor, noise, latent_image, sampler, sigmas, mask=None, callback=None, *args, **kwargs
@@ -89,12 +92,15 @@ def _around_sampling(tour: Tour, file: File) -> Callable[..., Tensor]:
         guider = executor.class_obj
         network = guider.model_patcher.get_model_object("diffusion_model")
         run = Run(tour, network, noise.shape, sigmas)
+        view = None if live is None else live.begin()
         denoised = []
 
         def keep_denoised(i, x0, x, total):
             denoised[:] = [x0]
             if callback is not None:
                 callback(i, x0, x, total)
+            if view is not None:
+                view.show(i, total, run.heard)
 
         options = guider.model_options["transformer_options"]  # this guider's, for this run
         options[KEY] = run
@@ -238,6 +244,7 @@ class Forward:
             values=self._positive(v)[:, :, patches],
             outputs=self._positive(out)[:, patches],
             unplaced_queries=lambda: ride.unplaced(self._positive(q)[:, :, patches], patches),
+            queries=lambda: self._positive(q)[:, :, patches],
         )
         tour = self.run.tour
         self.concepts, scores = step(

@@ -148,6 +148,7 @@ class FluxRide:
             values=v,
             outputs=outputs,
             unplaced_queries=lambda: attention.norm_q(q),
+            queries=lambda: place(attention.norm_q(q), (cos, sin)),
         )
 
 

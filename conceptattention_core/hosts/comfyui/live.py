@@ -1,0 +1,65 @@
+"""The growing map of one concept as the sampler's preview."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import comfy.utils
+from PIL import Image
+from torch import Tensor
+
+from ...concepts import ConceptSet
+from ...maps import reduce
+from ...masks import upsample
+from ...recording import Recording
+from ...render import heat_map
+from .store import Silence
+
+MOST_PIXELS = 512  # along the longer side of a preview
+
+
+@dataclass(frozen=True)
+class Live:
+    """Which concept to show, and after how many steps each time."""
+
+    name: str
+    every: int = 4
+
+    def check(self, concepts: ConceptSet) -> "Live":
+        """Itself, or an error for a name that is no concept."""
+        concepts.find(self.name)
+        return self
+
+    def begin(self) -> "View":
+        return View(self)
+
+
+@dataclass
+class View:
+    """The previews of one run."""
+
+    live: Live
+    shown: list[Tensor] = field(default_factory=list)
+    """The mean of the maps shown so far, `y x`, if any."""
+    count: int = 0
+
+    def show(self, step: int, total: int, heard: Callable[[], Recording | Silence]) -> None:
+        """After a step: the mean over the steps looked at so far, of the first picture.
+
+        Only the step at hand is read, so that the cost does not grow with the run.
+        """
+        if (step + 1) % self.live.every:
+            return
+        recording = heard()
+        if isinstance(recording, Silence) or recording.steps[-1][1] != step:
+            return
+        maps = reduce(recording, steps=str(step)).picture(0)
+        now = maps.of(self.live.name)
+        self.count += 1
+        earlier = self.shown[0] if self.shown else now
+        self.shown = [earlier + (now - earlier) / self.count]
+        shrink = min(1.0, MOST_PIXELS / max(maps.grid.h, maps.grid.w))
+        size = (round(maps.grid.h * shrink), round(maps.grid.w * shrink))
+        heat = upsample(self.shown[0][None], maps.grid, size)[0, 0]
+        picture = Image.fromarray(heat_map(heat, heat.min().item(), heat.max().item()))
+        bar = comfy.utils.ProgressBar(total)
+        bar.update_absolute(step + 1, total, ("JPEG", picture, MOST_PIXELS))
