@@ -134,6 +134,7 @@ def reduce(
             "tokens": recording.spec.tokens,
             "attend to": recording.spec.method.attend,
             "space": recording.spec.method.space,
+            "bounces": recording.spec.method.bounces,
             "steps": steps,
             "blocks": blocks,
             "order": order,

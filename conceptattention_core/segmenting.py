@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import ConceptAttentionError
+from .explorer import save_page
 from .export import save
 from .maps import ConceptMaps
 from .masks import MaskSpec
@@ -133,6 +134,8 @@ def write(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         found = save(partial, image, maps, b, MaskSpec(**settings["masks"]))
+        if settings.get("html"):
+            save_page(partial, image, maps, b)
         about = {
             "picture": picture.path.name,
             "height": image.shape[0],

@@ -1,14 +1,14 @@
 """Remake the pictures of the README and of ComfyUI's template browser.
 
     python docs/make_images.py results    docs/images/first_masks.jpg
-    python docs/make_images.py graphs     docs/images/first_masks_graph.jpg,
-                                          and the workflows' pictures
+    python docs/make_images.py graphs     docs/images/*_graph.jpg and the workflows' pictures
+    python docs/make_images.py brand      docs/images/icon.png, banner.png
 
 `results` paints what workflows/first_masks.json paints, with demo/model. It runs in the
 environment that `python run.py demo` makes.
 
-`graphs` takes pictures of the workflows on ComfyUI's page. It runs in ComfyUI's Python with
-playwright at hand; COMFYUI_PATH names ComfyUI, COMFYUI_BROWSER a Chromium.
+`graphs` takes pictures of the workflows on ComfyUI's page, those of the demo model after a run. It
+runs in ComfyUI's Python with playwright at hand; COMFYUI_PATH names ComfyUI, COMFYUI_BROWSER a Chromium.
 """
 
 import io
@@ -28,6 +28,7 @@ IMAGES = ROOT / "docs" / "images"
 PAPER, INK = (250, 250, 248), (32, 33, 36)
 GAP = 16
 THUMBNAIL = 640
+BRAND_SEED = 30
 WIDEST = 1600
 
 
@@ -139,13 +140,14 @@ def write(sheet: Image.Image, text: str, x: int, y: int, width: int) -> None:
 
 # --- graphs ---------------------------------------------------------------------------------------
 
-GRAPHS = ("first_masks_flux_dev", "photo_to_masks", "picture_to_masks_demo")
+SHOWN = {"first_masks": 1600, "change_only_this": 1200, "look_inside": 1600}
+"""The graphs whose pictures documents show, and their width in pixels."""
 QUIET = {"Comfy__TutorialCompleted": True, "Comfy__Minimap__Visible": False}
-FRAME = """(left) => {
-    const groups = left ? app.graph.groups.slice(0, 1) : app.graph.groups;
-    const edges = groups.map(({pos: [x, y], size: [w, h]}) => [x, y, x + w, y + h]);
-    const [x, y] = [0, 1].map(i => Math.min(...edges.map(edge => edge[i])));
-    const [right, bottom] = [2, 3].map(i => Math.max(...edges.map(edge => edge[i])));
+FRAME = """() => {
+    const edges = app.graph.nodes.map(({pos: [x, y], size: [w, h]}) => [x, y - 30, x + w, y + h]);
+    const margin = 20;
+    const [x, y] = [0, 1].map(i => Math.min(...edges.map(edge => edge[i])) - margin);
+    const [right, bottom] = [2, 3].map(i => Math.max(...edges.map(edge => edge[i])) + margin);
     const {scale, offset} = app.canvas.ds;
     const canvas = document.querySelector("#graph-canvas").getBoundingClientRect();
     return {
@@ -153,11 +155,17 @@ FRAME = """(left) => {
         width: (right - x) * scale, height: (bottom - y) * scale,
     };
 }"""
+DONE = """() => {
+    app.extensionManager.command.execute("Comfy.Canvas.FitView");  // pictures load when in view
+    const showing = ["PreviewImage", "SaveImage", "MaskPreview", "ConceptAttentionOverlay"];
+    return app.graph.nodes.filter(node => showing.includes(node.type))
+        .every(node => node.imgs?.length && node.imgs.every(one => one.complete));
+}"""
 
 
 def graphs() -> None:
     sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
-    from browser import command, drop, press_run, wait_for_pictures
+    from browser import command, drop, press_run
     from playwright.sync_api import sync_playwright
     from server import Server
 
@@ -173,21 +181,17 @@ def graphs() -> None:
             page = browser.new_page(viewport={"width": 2880, "height": 1500})
             page.goto(server.url)
             page.wait_for_function("window.app && window.app.vueAppReady", timeout=120_000)
-
-            drop(page, WORKFLOWS / "first_masks.json")
-            press_run(page)
-            shown = {"The picture": 1, "Concept Overlay: regions": 1,
-                     "Concept Overlay: heat maps": 1, "One mask per word": 6}  # fmt: skip
-            wait_for_pictures(page, shown)
-            save(shot(page, WIDEST), IMAGES / "first_masks_graph.jpg", 300_000)
-            save(shot(page, THUMBNAIL, left=True), WORKFLOWS / "first_masks.jpg", 100_000)
-
-            for name in GRAPHS:
-                drop(page, WORKFLOWS / f"{name}.json")
+            for file in sorted(WORKFLOWS.glob("*.json")):
+                drop(page, file)
+                if "ConceptAttentionDemoModel" in file.read_text(encoding="utf-8"):
+                    press_run(page)
+                    page.wait_for_function(DONE, timeout=180_000, polling=1000)
                 page.wait_for_timeout(3000)
                 command(page, "Comfy.Canvas.FitView")
-                thumbnail = shot(page, THUMBNAIL, left=True)
-                save(thumbnail, WORKFLOWS / f"{name}.jpg", 100_000)
+                save(shot(page, THUMBNAIL), file.with_suffix(".jpg"), 100_000)
+                if file.stem in SHOWN:
+                    shown = IMAGES / f"{file.stem}_graph.jpg"
+                    save(shot(page, SHOWN[file.stem]), shown, 300_000)
             browser.close()
         finally:
             server.stop()
@@ -210,18 +214,49 @@ def pretend_models(models: Path) -> None:
                 (models / model["directory"] / model["name"]).touch()
 
 
-def shot(page: Any, width: int, left: bool = False) -> Image.Image:
-    """The graph, or its leftmost group, without the page around it."""
+def shot(page: Any, width: int) -> Image.Image:
+    """The graph, without the page around it."""
     page.wait_for_timeout(3000)  # the view glides to its place, tool bars settle
     page.mouse.move(5, 700)
-    data = page.screenshot(clip=page.evaluate(FRAME, left))
+    data = page.screenshot(clip=page.evaluate(FRAME))
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     height = round(picture.height * width / picture.width)
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
+# --- icon and banner ------------------------------------------------------------------------------
+
+
+def brand() -> None:
+    """A scene of the demo's own, half of it in the colours of its words."""
+    sys.path.insert(0, str(ROOT))
+    import numpy as np
+
+    from conceptattention_core.render import colour
+    from demo.scenes import scene
+
+    drawn = scene(BRAND_SEED, 512)
+    flat = np.zeros_like(drawn.image)
+    for index, mask in enumerate(drawn.masks.values()):
+        flat[mask] = colour(index)
+    down, right = np.mgrid[0:512, 0:512]
+    both = np.where((right + down / 2 > 384)[..., None], flat, drawn.image)
+    icon = Image.fromarray(both)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    icon.resize((400, 400), Image.Resampling.LANCZOS).save(IMAGES / "icon.png", optimize=True)
+    banner = Image.new("RGB", (1260, 540), PAPER)
+    banner.paste(icon.resize((460, 460), Image.Resampling.LANCZOS), (40, 40))
+    from conceptattention_core.render import font
+
+    pen = ImageDraw.Draw(banner)
+    pen.text((550, 170), "ConceptAttention", INK, font("C", 76))
+    pen.text((552, 280), "Words in, one mask each,", INK, font("C", 40))
+    pen.text((552, 332), "from the run that paints the picture.", INK, font("C", 40))
+    banner.save(IMAGES / "banner.png", optimize=True)
+
+
 if __name__ == "__main__":
-    commands = {"results": results, "graphs": graphs}
+    commands = {"results": results, "graphs": graphs, "brand": brand}
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]]()

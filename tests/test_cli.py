@@ -114,6 +114,7 @@ def test_a_batch_gets_a_folder_for_each_seed(saved, tmp_path):
 def test_settings_reach_the_maps(saved, tmp_path):
     changed = {"blocks": "last 2", "step_range": "1", "order": "mean, then softmax"}
     changed |= {"temperature": 2, "tokens": "first", "attend": "image", "space": "value"}
+    changed |= {"bounces": 1, "scale": "standardised"}
     asked = [*options(saved, tmp_path, threshold="top area", level=0.25, **changed), "--hard"]
     assert main([*asked, "--background"]) == 0
     (picture,) = report(tmp_path)["pictures"]
@@ -122,10 +123,12 @@ def test_settings_reach_the_maps(saved, tmp_path):
         "tokens": "first",
         "attend to": "image",
         "space": "value",
+        "bounces": 1,
         "steps": "1",
         "blocks": "last 2",
         "order": "mean, then softmax",
         "temperature": 2.0,
+        "scale": "standardised",
     }
     assert set(np.unique(pixels(tmp_path / "masks" / "lake.png"))) <= {0, 255}
     names = json.loads((tmp_path / "labels.json").read_text("utf-8"))

@@ -114,3 +114,22 @@ def test_what_cannot_be_is_one_line(pictures, model, tmp_path, capsys, changed, 
 def test_no_picture_is_an_error(model, tmp_path, capsys):
     assert segment(tmp_path / "gone", model, tmp_path / "out") == 1
     assert "There is no picture or folder" in capsys.readouterr().err
+
+
+def test_with_html_every_picture_gets_its_page(pictures, model, tmp_path):
+    assert segment(pictures, model, tmp_path / "out", "--html") == 0
+    pages = sorted((tmp_path / "out").glob("*/explorer.html"))
+    assert len(pages) == 3
+    assert "red balloon" in pages[0].read_text("utf-8")
+
+
+def test_mask_options_reach_the_masks(pictures, model, tmp_path):
+    plain, finished = tmp_path / "plain", tmp_path / "finished"
+    segment(pictures, model, plain, "--hard")
+    segment(pictures, model, finished, "--hard", "--grow", "6", "--threshold", "competition")
+    report = json.loads((finished / "photo_0" / "report.json").read_text())
+    assert report["masks"]["grow"] == 6 and report["masks"]["threshold"] == "competition"
+    first, second = (
+        np.asarray(Image.open(run / "photo_0" / "masks" / "sky.png")) for run in (plain, finished)
+    )
+    assert (first != second).any()

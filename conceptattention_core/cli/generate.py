@@ -47,6 +47,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     what.add_argument("--prompt", required=True, metavar="TEXT", help="what to paint")
     options.add_concepts(what)
     options.add_out(what)
+    options.add_html(what)
 
     how = parser.add_argument_group("how to paint")
     how.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to stay away from")
@@ -93,6 +94,7 @@ def generate(asked: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
+    from ..explorer import save_page
     from ..export import save
 
     with models.needs_diffusers():
@@ -141,6 +143,8 @@ def generate(asked: argparse.Namespace) -> int:
     for b, (image, seed) in enumerate(zip(images, seeds, strict=True)):
         folder = "." if asked.batch == 1 else f"{seed}"
         found = save(asked.out / folder, np.asarray(image), maps, b, options.read_masks(asked))
+        if asked.html:
+            save_page(asked.out / folder, np.asarray(image), maps, b)
         image.save(asked.out / folder / "image.png")
         pictures.append({"folder": folder, "seed": seed, **found})
         _tell(asked.out / folder, found["concepts"])

@@ -46,6 +46,12 @@ def add_out(group: Any) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace files that are there")
 
 
+def add_html(group: Any) -> None:
+    group.add_argument(
+        "--html", action="store_true", help="also a page to explore each picture with: about 1 MB"
+    )
+
+
 def add_reading(group: Any) -> None:
     """How to read the attention."""
     group.add_argument("--blocks", default="all", metavar="RANGE", help=f"of the model: {ACCEPTED}")

@@ -39,6 +39,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     options.add_concepts(what)
     options.add_model(what)
     options.add_out(what)
+    options.add_html(what)
 
     look = parser.add_argument_group("how to look at a picture")
     options.add_look(look)
@@ -150,7 +151,8 @@ def segment(asked: argparse.Namespace) -> int:
         asked.scale,
     )
     masks = options.read_masks(asked)
-    settings = json.loads(json.dumps({**asdict(job), "masks": asdict(masks)}))
+    settings = {**asdict(job), "masks": asdict(masks), "html": asked.html}
+    settings = json.loads(json.dumps(settings))
     pictures = list_pictures(asked.paths)
     open_folder(asked.out, settings, asked.overwrite)
     todo = list_open(pictures, asked.out, settings)
