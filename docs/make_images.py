@@ -8,7 +8,8 @@
 environment that `python run.py demo` makes.
 
 `graphs` takes pictures of the workflows on ComfyUI's page, those of the demo model after a run. It
-runs in ComfyUI's Python with playwright at hand; COMFYUI_PATH names ComfyUI, COMFYUI_BROWSER a Chromium.
+runs in ComfyUI's Python with playwright at hand; COMFYUI_PATH names ComfyUI, COMFYUI_BROWSER a
+Chromium.
 """
 
 import io

@@ -1,6 +1,8 @@
 """The workflows of the pack and the graphs that users build from it, on a real server."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from .graphs import (
     unrecorded,
 )
 
+FIRST = "first_masks.json"
 FILES = sorted(WORKFLOWS.glob("*.json"))
 NOTES = {"MarkdownNote", "Note"}  # live on the page alone; the server does not know them
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -567,3 +570,25 @@ def test_the_gate_lets_through_what_shows_the_words(server):
     result = server.queue(prompt, check=False)
     assert ids["SaveImage"] not in result.outputs
     assert "none of 4 pictures shows sky" in result.error
+
+
+def test_a_script_queues_a_workflow_and_collects_its_masks(server, tmp_path):
+    def collect(*more: str) -> subprocess.CompletedProcess:
+        command = [
+            sys.executable,
+            WORKFLOWS / "api" / "collect_masks.py",
+            WORKFLOWS / "api" / FIRST,
+        ]
+        return subprocess.run(
+            [*command, "--server", server.url, "--out", tmp_path, *more],
+            capture_output=True,
+            text=True,
+        )
+
+    settings = ("Record Concepts.concepts=sky, red balloon: balloon", "KSampler.steps=2")
+    done = collect(*(word for setting in settings for word in ("--set", setting)))
+    assert done.returncode == 0, done.stderr
+    names = sorted(file.name.rsplit("_", 2)[0] for file in tmp_path.iterdir())
+    assert names == ["masks", "red_balloon", "sky"]
+    wrong = collect("--set", "Record Words.concepts=sky")
+    assert "Nothing is called 'Record Words.concepts'" in wrong.stderr
