@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("diffusers")
@@ -12,6 +13,7 @@ pytest.importorskip("diffusers")
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.cli import main
 from conceptattention.conceptattention_core.evaluation.datasets import (
+    Sample,
     open_imagenet_segmentation,
     open_voc,
 )
@@ -262,3 +264,15 @@ def test_a_damaged_mat_is_named(imagenet, tmp_path):
 def test_data_has_to_be_named(model, tmp_path, capsys):
     assert run("voc-multi", model, tmp_path / "x") == 1
     assert "voc-multi needs --data PATH" in capsys.readouterr().err
+
+
+def test_with_edges_maps_follow_the_picture_before_they_are_judged():
+    labels = np.zeros((64, 64), np.uint8)
+    labels[:, 27:] = 1  # not where patches meet
+    image = np.where(labels[..., None] == 1, 220, 30).astype(np.uint8).repeat(3, axis=2)
+    sample = Sample("one", image, labels + 1, {1: "left", 2: "right"})
+    maps = torch.zeros(2, 4, 4)
+    maps[0, :, :2], maps[1, :, 2:] = 1, 1
+    plain = PROTOCOLS["scenes"].score(sample, maps)
+    sharp = PROTOCOLS["scenes"].changed(edges=True).score(sample, maps)
+    assert plain.accuracy < 0.95 and sharp.accuracy == 1

@@ -77,6 +77,9 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     )
     options.add_bounces(how)
     how.add_argument(
+        "--edges", action="store_true", default=None, help="let maps follow the pictures' edges"
+    )
+    how.add_argument(
         "--softmax", action=argparse.BooleanOptionalAction, help="whether concepts compete"
     )
     how.add_argument("--order", **options.one_of("what comes first", ORDERS))
@@ -141,6 +144,7 @@ def _read_job(asked: argparse.Namespace) -> Job:
         "noise": parse_noise(asked.noise) if asked.noise else None,
         "samples": asked.samples,
         "softmax": asked.softmax,
+        "edges": asked.edges,
     }
     own = _choose_variant(asked, PROTOCOLS[asked.protocol].changed(**changes))
     others = [variant for variant in VARIANTS if variant != own] if asked.all_variants else []

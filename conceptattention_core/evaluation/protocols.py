@@ -13,10 +13,13 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from ..concepts import Concept, ConceptSet
 from ..pictures import Pixels
+from ..refine import follow_edges
+from ..render import to_image
 from .datasets import Sample
 from .metrics import Score
 
@@ -37,6 +40,7 @@ class Protocol:
     judge: from heat (c h w) and the labels of its first concepts to the label of each pixel and,
         of binary tasks, heat of the foreground
     nearest: whether pictures are resized by nearest neighbour, else by cubics
+    edges: whether heat follows the picture's edges (ours; no protocol of the paper)
     """
 
     picture: int | None
@@ -50,6 +54,7 @@ class Protocol:
     blur: bool
     judge: Callable[[Tensor, list[int]], tuple[np.ndarray, np.ndarray | None]]
     nearest: bool = False
+    edges: bool = False
 
     def concepts(self, sample: Sample) -> ConceptSet:
         """The words of a sample, then the grounds that are not among them."""
@@ -77,7 +82,11 @@ class Protocol:
         """Judge maps `c y x` of one sample."""
         true = self.truth(sample)
         heat = smooth(maps) if self.blur else maps
-        heat = F.interpolate(heat[None], size=true.shape, mode="bilinear", align_corners=False)[0]
+        heat = F.interpolate(heat[None], size=true.shape, mode="bilinear", align_corners=False)
+        if self.edges:
+            guide = cv2.resize(sample.image, true.shape[::-1], interpolation=cv2.INTER_AREA)
+            heat = follow_edges(heat, rearrange(to_image(guide), "h w rgb -> 1 rgb h w"))
+        heat = heat[0]
         labels = list(sample.classes)
         found, foreground = self.judge(heat, labels)
         score = Score()
