@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ConceptAttentionError
+from .concepts import split
 
 MEGAPIXELS = 1.0
 
@@ -59,7 +60,7 @@ class LocateSpec:
 def parse_noise(text: str) -> tuple[float, ...]:
     """Noise levels from text, comma-separated."""
     try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
+        return tuple(float(part) for part in split(text))
     except ValueError:
         raise ConceptAttentionError(
             f"Noise levels are numbers between 0 and 1, comma-separated; got '{text}'."
