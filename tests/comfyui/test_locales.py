@@ -4,7 +4,6 @@ When it fails: python docs/make_locales.py (its first lines say how), then fill 
 """
 
 import importlib.util
-import json
 from pathlib import Path
 
 import pytest
@@ -59,5 +58,5 @@ def test_choices_are_called_what_the_page_calls_them(language):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_page_gets_them(server, language):
-    offered = json.loads(server.get("/api/i18n"))[language]["nodeDefs"]
+    offered = server.get("/api/i18n")[language]["nodeDefs"]
     assert offered["ConceptAttentionRecord"] == locales.read(language)["ConceptAttentionRecord"]

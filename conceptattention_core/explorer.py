@@ -1,0 +1,176 @@
+"""One HTML file in which a person explores a recording: what is where, each concept's mask.
+
+The file asks the network for nothing: it carries the picture and a cube of maps, one for each
+group of neighbouring steps and blocks. In the paper's order (softmax over concepts, then mean) a
+map is linear in steps and blocks, so the page gets that of any span of groups as a mean.
+"""
+
+import base64
+import io
+import json
+import math
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from . import ConceptAttentionError
+from .export import file_names
+from .maps import ORDERS, ConceptMaps
+from .recording import Recording
+from .render import Picture, colour, heat_map
+
+# What the page may hold. Noise does not deflate and base64 adds a third: together below 2 MB.
+CUBE_BYTES = 1_200_000
+PICTURE_BYTES = 250_000
+LONGEST_SIDE = 1024  # pixels of the picture that is shown; masks have the picture's own size
+QUALITIES = (90, 80, 70, 60)
+
+TEMPLATE = Path(__file__).with_name("explorer.html")
+PLACEHOLDER = "{{page}}"
+PAPERS_ORDER = "softmax, then mean"
+HEAT_COLOURS = 33
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring steps or blocks that the page cannot tell apart."""
+
+    first: int
+    """The sampling step, or the model's number of the block."""
+    last: int
+    count: int
+    """Entries of the recording, each of which weighs the same in a mean."""
+
+
+def page(
+    image: Picture,
+    recording: Recording,
+    b: int = 0,
+    *,
+    temperature: float = 1.0,
+    title: str = "Concepts",
+) -> str:
+    """The file's text, for picture `b` of the recording; `image` is that picture.
+
+    Maps are those of `maps.reduce` in the paper's order, at this temperature.
+    """
+    if not 0 <= b < len(recording.scores):
+        raise ConceptAttentionError(
+            f"There is no picture {b} in the recording; it has {len(recording.scores)}, from 0."
+        )
+    if not temperature > 0:
+        raise ConceptAttentionError(f"The temperature must be above 0, got {temperature}.")
+    steps, blocks = group(recording)
+    grid, concepts = recording.grid, recording.concepts
+    data = {
+        "title": title,
+        "model": recording.model,
+        "h": image.shape[0],
+        "w": image.shape[1],
+        "grid": {"y": grid.y, "x": grid.x, "patch": grid.patch, "h": grid.h, "w": grid.w},
+        "concepts": [
+            {**asdict(concept), "file": file, "colour": colour(c)}
+            for c, (concept, file) in enumerate(
+                zip(concepts.concepts, file_names(list(concepts.names)), strict=True)
+            )
+        ],
+        "steps": [asdict(few) for few in steps],
+        "blocks": [asdict(few) for few in blocks],
+        "heat": heat_map(torch.linspace(0, 1, HEAT_COLOURS)[None], 0, 1)[0].tolist(),
+        "picture": _embed(image),
+        "cube": _pack(_cube(recording, b, temperature, steps, blocks)),
+    }
+    text = json.dumps(data).replace("<", "\\u003c")  # a name cannot end the script it stands in
+    return TEMPLATE.read_text(encoding="utf-8").replace(PLACEHOLDER, text)
+
+
+def save_page(out: Path, image: Picture, maps: ConceptMaps, b: int) -> None:
+    """The page of picture `b` as explorer.html in the folder `out`."""
+    if maps.recording is None:
+        raise ConceptAttentionError("These maps came without their recording.")
+    text = page(image, maps.recording, b, temperature=float(str(maps.settings["temperature"])))
+    (out / "explorer.html").write_text(text, "utf-8")
+
+
+def group(recording: Recording) -> tuple[list[Group], list[Group]]:
+    """Groups of steps and of blocks, as many as the budget for the cube has room for."""
+    _, step, block, c, y, x = recording.scores.shape
+    room = CUBE_BYTES // (c * (y * x + 8))
+    at_steps, at_blocks = share_out(room, step, block)
+    steps = [
+        Group(recording.steps[part[0]][0], recording.steps[part[-1]][1], len(part))
+        for part in _parts(step, at_steps)
+    ]
+    blocks = [
+        Group(recording.blocks[part[0]], recording.blocks[part[-1]], len(part))
+        for part in _parts(block, at_blocks)
+    ]
+    return steps, blocks
+
+
+def share_out(room: int, steps: int, blocks: int) -> tuple[int, int]:
+    """How many groups of steps and of blocks fit: about two of blocks for one of steps.
+
+    Blocks differ from one another more than neighbouring steps do.
+    """
+    at_steps = min(steps, max(1, math.isqrt(room // 2)))
+    at_blocks = min(blocks, max(1, room // at_steps))
+    return min(steps, max(1, room // at_blocks)), at_blocks
+
+
+def _parts(count: int, parts: int) -> list[range]:
+    """`range(count)` in as many parts, in order, none of them empty."""
+    return [range(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
+
+
+def _cube(
+    recording: Recording, b: int, temperature: float, steps: list[Group], blocks: list[Group]
+) -> Tensor:
+    """The map of each pair of groups, `step block c y x`."""
+    rows = recording.scores[b : b + 1].split([few.count for few in steps], dim=1)
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    ORDERS[PAPERS_ORDER](cell / temperature)
+                    for cell in row.split([few.count for few in blocks], dim=2)
+                ]
+            )
+            for row in rows
+        ]
+    )
+
+
+def _pack(cube: Tensor) -> str:
+    """A cube `step block c y x` in base64 of deflated bytes.
+
+    Each plane `y x` is in bytes from its own lowest value (0) to its highest (255): among 64
+    concepts no value may come near 1. First all pairs of lowest and highest, as little-endian
+    float32, then all bytes.
+    """
+    planes = rearrange(cube, "step block c y x -> (step block c) (y x)").double().numpy()
+    low, high = planes.min(1, keepdims=True), planes.max(1, keepdims=True)
+    scaled = (planes - low) / np.maximum(high - low, 1e-12) * 255
+    ends = np.hstack([low, high]).astype("<f4")
+    raw = ends.tobytes() + scaled.round().astype(np.uint8).tobytes()
+    return base64.b64encode(zlib.compress(raw, 9)).decode()
+
+
+def _embed(image: Picture) -> str:
+    """The picture as a data URI: at most so large, and coarser until it fits the budget."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    while True:
+        for quality in QUALITIES:
+            file = io.BytesIO()
+            picture.save(file, "JPEG", quality=quality, optimize=True)
+            if file.tell() <= PICTURE_BYTES:
+                return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+        w, h = picture.size
+        picture = picture.resize((max(1, w * 3 // 4), max(1, h * 3 // 4)))
