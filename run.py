@@ -102,7 +102,10 @@ def test(arguments: list[str]) -> int:
     parts = []
     if selection.plain:
         command = [python, "-m", "pytest", f"--ignore={COMFYUI_TESTS}"]
-        parts.append(run_pytest("without ComfyUI", command, selection.plain, selection.options))
+        plain = run_pytest(
+            "without ComfyUI", command, selection.plain, selection.options, **browser()
+        )
+        parts.append(plain)
     if selection.comfyui:
         for comfyui in comfyuis:
             parts.append(test_inside(comfyui, python, selection))
@@ -164,8 +167,9 @@ def run_pytest(
 PROBE = """
 import json, sys, importlib.util
 import torch, aiohttp, yaml, einops
-has_cv2 = importlib.util.find_spec("cv2") is not None
-print(json.dumps({"version": "%d.%d" % sys.version_info[:2], "cv2": has_cv2}))
+version = "%d.%d" % sys.version_info[:2]
+has = {name: importlib.util.find_spec(name) is not None for name in ("cv2", "psd_tools")}
+print(json.dumps({"version": version, **has}))
 """
 
 # `python -m pytest` would put this repository on sys.path, where our nodes/ hides ComfyUI's
@@ -207,14 +211,15 @@ def test_inside(comfyui: Path, python: str, selection: Selection) -> Part:
     env = {"COMFYUI_PATH": str(comfyui)}
     add_beside(python, candidate, folder / "tools", TEST_TOOLS)
     folders = [folder / "tools"]
-    if not facts["cv2"]:
-        # What a user gets from requirements.txt; the server needs it too, hence PYTHONPATH.
-        add_beside(python, candidate, folder / "opencv", ["opencv-python-headless"], "--no-deps")
-        folders.append(folder / "opencv")
-        env["PYTHONPATH"] = os.pathsep.join([str(folders[-1]), *given("PYTHONPATH")])
-    browser = next(filter(None, map(shutil.which, [*given("COMFYUI_BROWSER"), *BROWSERS])), None)
-    if browser:
-        env["COMFYUI_BROWSER"] = browser
+    # What a user gets from requirements.txt, and installs for layered files. Servers that tests
+    # start need them too, hence PYTHONPATH.
+    for module, package in (("cv2", "opencv-python-headless"), ("psd_tools", "psd-tools")):
+        if not facts[module]:
+            add_beside(python, candidate, folder / module, [package], "--no-deps")
+            folders.append(folder / module)
+    env["PYTHONPATH"] = os.pathsep.join([*map(str, folders[1:]), *given("PYTHONPATH")])
+    env |= browser()
+    if env.get("COMFYUI_BROWSER"):
         try:
             add_beside(python, candidate, folder / "playwright", ["playwright"])
             folders.append(folder / "playwright")
@@ -222,6 +227,12 @@ def test_inside(comfyui: Path, python: str, selection: Selection) -> Part:
             say(f"Tests in a browser are skipped: {failure}")
     command = [candidate, "-c", PYTEST, os.pathsep.join(map(str, folders))]
     return run_pytest(name, command, selection.comfyui, selection.options, **env)
+
+
+def browser() -> dict[str, str]:
+    """Where tests find a Chromium, if there is one."""
+    found = next(filter(None, map(shutil.which, [*given("COMFYUI_BROWSER"), *BROWSERS])), None)
+    return {"COMFYUI_BROWSER": found} if found else {}
 
 
 def comfyui_pythons(comfyui: Path) -> list[str]:

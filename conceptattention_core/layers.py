@@ -20,6 +20,7 @@ class Layer:
     rgba: Tensor  # h w 4, 0..1
     left: int = 0
     top: int = 0
+    visible: bool = True
 
 
 def cut_out(image: Tensor, mask: Tensor) -> Tensor:
@@ -70,6 +71,13 @@ def save_psd(path: Path, layers: Sequence[Layer], size: tuple[int, int]) -> None
     for layer in layers:
         pixels = (layer.rgba.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         picture = Image.fromarray(np.ascontiguousarray(pixels))
-        psd.create_pixel_layer(picture, name=layer.name, top=layer.top, left=layer.left)
+        made = psd.create_pixel_layer(picture, name="layer", top=layer.top, left=layer.left)
+        made.name = layer.name[:255]  # the setter knows every script, the constructor does not
+        made.visible = layer.visible
     path.parent.mkdir(parents=True, exist_ok=True)
-    psd.save(str(path))
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        psd.save(str(partial))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

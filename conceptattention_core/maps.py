@@ -176,7 +176,7 @@ def presence(maps: ConceptMaps) -> list[list[Presence]]:
         [
             Presence(
                 name,
-                coverage=(winners[b] == c).float().mean().item(),
+                coverage=(winners[b] == c).sum().item() / winners[b].numel(),
                 peak=maps.maps[b, c].max().item(),
                 mean=maps.maps[b, c].mean().item(),
             )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .maps import ConceptMaps, presence
+from .maps import ORDERS, SCALES, ConceptMaps, presence
 from .masks import sharpen, upsample
 from .recording import Recording
 
@@ -108,7 +108,12 @@ def labels(maps: ConceptMaps, b: int, image: Picture | None = None) -> Picture:
 
 
 def blocks_by_steps(
-    recording: Recording, name: str, b: int, temperature: float = 1.0, tile: int = 96
+    recording: Recording,
+    name: str,
+    b: int,
+    temperature: float = 1.0,
+    scale: str = "as they are",
+    tile: int = 96,
 ) -> Picture:
     """The map of one concept in each block (rows) and step (columns), on one scale.
 
@@ -116,8 +121,16 @@ def blocks_by_steps(
     """
     c = recording.concepts.find(name)
     steps, blocks = (_choose_evenly(len(x)) for x in (recording.steps, recording.blocks))
-    scores = recording.scores[b][steps][:, blocks] / temperature
-    heats = scores.softmax(dim=2)[:, :, c]  # step block y x
+    scores = recording.scores[b : b + 1]
+    order = next(iter(ORDERS))  # of a single step and block all are alike
+    heats = torch.stack(
+        [
+            torch.stack(
+                [SCALES[scale](scores[:, [i]][:, :, [j]], order, temperature)[0, c] for j in blocks]
+            )
+            for i in steps
+        ]
+    )  # step block y x
     low, high = heats.min().item(), heats.max().item()
     y, x = heats.shape[-2:]
     w, h = tile, max(1, round(tile * y / x))

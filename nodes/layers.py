@@ -1,6 +1,7 @@
 """Masks put to use in image editors: cut-outs, layers, files."""
 
 import torch
+import torch.nn.functional as F
 from comfy_api.latest import io, ui
 from einops import repeat
 
@@ -101,7 +102,7 @@ class Layers(io.ComfyNode):
                     {
                         "name": name,
                         "image": picture[:, top:bottom, left:right],
-                        "mask": mask[:1, top:bottom, left:right],
+                        "mask": 1 - mask[:1, top:bottom, left:right],  # 1 is transparent in core
                         "x": left,
                         "y": top,
                     }
@@ -136,7 +137,7 @@ class SaveLayers(io.ComfyNode):
     @classmethod
     def execute(cls, layers, filename_prefix) -> io.NodeOutput:
         items = sorted(layers.get("layers", []), key=lambda item: item.get("z_index", 0))
-        stack = [_to_layer(item, number) for number, item in enumerate(items)]
+        stack = [layer for number, item in enumerate(items) for layer in _to_layers(item, number)]
         if not stack:
             raise ConceptAttentionError("There is no layer to save.")
         w, h = layers.get("canvas") or (
@@ -148,15 +149,20 @@ class SaveLayers(io.ComfyNode):
         return io.NodeOutput(str(path), ui=ui.PreviewText(path.name))
 
 
-def _to_layer(item: dict, number: int) -> Layer:
-    image = item["image"][:1]
-    mask = item.get("mask")
+def _to_layers(item: dict, number: int) -> list[Layer]:
+    """A layer for each picture of an item's batch, as core shows it: masked (1) is transparent."""
+    image, mask = item["image"], item.get("mask")
     alpha = image[..., 3] if image.shape[-1] == 4 else torch.ones_like(image[..., 0])
-    if mask is not None:
-        alpha = alpha * mask[:1].to(alpha)
+    if mask is not None and len(mask) in (1, len(image)):
+        shown = F.interpolate(1 - mask[:, None].to(alpha), size=alpha.shape[1:], mode="bilinear")
+        alpha = alpha * shown[:, 0]
     alpha = alpha * item.get("opacity", 1.0)
     name = item.get("name") or f"layer {number}"
-    return Layer(name, cut_out(image, alpha)[0], item.get("x", 0), item.get("y", 0))
+    names = [name] if len(image) == 1 else [f"{name} {n + 1}" for n in range(len(image))]
+    return [
+        Layer(own, rgba, item.get("x", 0), item.get("y", 0), item.get("visible", True))
+        for own, rgba in zip(names, cut_out(image, alpha), strict=True)
+    ]
 
 
 class SaveMasks(io.ComfyNode):
@@ -189,10 +195,11 @@ class SaveMasks(io.ComfyNode):
 
     @classmethod
     def execute(cls, mask, name, folder) -> io.NodeOutput:
-        (safe,) = file_names([name])
+        # "Sun" and "sun" are one file on some systems, and the number is counted for one of them
+        (safe,) = file_names([name.casefold()])
         pictures = repeat(mask, "b h w -> b h w rgb", rgb=3)
         saved = ui.ImageSaveHelper.save_images(
-            pictures, f"{folder}/{safe}", io.FolderType.output, cls
+            pictures, f"{folder}/{safe}" if folder else safe, io.FolderType.output, cls
         )
         return io.NodeOutput(mask, ui=ui.SavedImages(saved))
 

@@ -6,13 +6,16 @@ import torch
 from comfy_api.latest import io
 
 from ..conceptattention_core import ConceptAttentionError
-from ..conceptattention_core.concepts import key_of, parse
+from ..conceptattention_core.concepts import key_of
 from ..conceptattention_core.layers import find_bounds
 from ..conceptattention_core.masks import split
 from .layers import pair
 from .wires import advanced, masks_input, names_input, schema
 
 BoxWire = io.Custom("BOUNDING_BOX")  # core's own in newer ComfyUI
+
+
+SPECK = 0.001  # of the picture; smaller parts get no box
 
 
 class Segment(NamedTuple):
@@ -46,7 +49,8 @@ class Boxes(io.ComfyNode):
                 io.Boolean.Input(
                     "each_part",
                     default=False,
-                    tooltip="Off: one box around the whole mask. On: one around each of its parts.",
+                    tooltip="Off: one box around the whole mask. On: one around each of its parts, "
+                    "those below 0.1 % of the picture left out.",
                 ),
                 advanced(
                     io.Int.Input(
@@ -86,9 +90,9 @@ class Boxes(io.ComfyNode):
 
     @classmethod
     def execute(cls, mask, name, each_part, margin, crop_factor) -> io.NodeOutput:
-        parts = split(mask) if each_part else mask[None]  # n b h w
+        parts = split(mask, SPECK) if each_part else mask[None]  # n b h w
         found = [
-            [(part[b], bounds) for part in parts if (bounds := find_bounds(part[b], margin))]
+            [(part[b], box) for part in parts if (box := find_bounds(part[b] > 0.5, margin))]
             for b in range(len(mask))
         ]
         boxes = [
@@ -139,8 +143,8 @@ class Regions(io.ComfyNode):
                     multiline=True,
                     default="",
                     placeholder="balloon: a golden balloon",
-                    tooltip="What to paint where, one 'name: prompt' per line or comma. A mask "
-                    "whose name is not mentioned gets its name as prompt.",
+                    tooltip="What to paint where, one 'name: prompt' per line. A mask whose name "
+                    "is not mentioned gets its name as prompt.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -172,6 +176,8 @@ class Regions(io.ComfyNode):
     ) -> io.NodeOutput:
         mentioned = read_prompts(prompts[0], names)
         base = conditioning[0]
+        if not base:
+            raise ConceptAttentionError("The prompt for the whole picture is empty.")
         added = []
         for mask, name in pair(masks, names):
             words = mentioned.get(key_of(name), None if only_mentioned[0] else name)
@@ -186,15 +192,18 @@ class Regions(io.ComfyNode):
 
 def read_prompts(text: str, names: list[str]) -> dict[str, str]:
     """Prompts by the keys of their names; an error for a name that is none of `names`."""
-    if not text.strip():
-        return {}
-    concepts = [concept for concept in parse(text).concepts if not concept.hidden]
-    prompts = {key_of(concept.name): concept.words for concept in concepts}
     known = {key_of(name) for name in names}
-    for name in prompts:
-        if name not in known:
+    prompts = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, colon, prompt = (part.strip() for part in line.replace("：", ":").partition(":"))
+        if not (name and colon and prompt):
+            raise ConceptAttentionError(
+                f"'{line}' is no region: write one 'name: prompt' per line."
+            )
+        if key_of(name) not in known:
             raise ConceptAttentionError(
                 f"'prompts' mentions '{name}', which is none of the masks' names: "
                 f"{', '.join(names)}."
             )
+        prompts[key_of(name)] = prompt
     return prompts

@@ -117,10 +117,10 @@ class Sheet(io.ComfyNode):
     @classmethod
     def execute(cls, maps, name) -> io.NodeOutput:
         recording = recording_of(maps)
-        temperature = maps.settings["temperature"]
+        how = {key: maps.settings[key] for key in ("temperature", "scale")}
         views = torch.stack(
             [
-                render.to_image(render.blocks_by_steps(recording, name, b, temperature))
+                render.to_image(render.blocks_by_steps(recording, name, b, **how))
                 for b in range(len(maps.maps))
             ]
         )

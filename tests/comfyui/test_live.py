@@ -59,7 +59,9 @@ def test_what_it_shows_grows_from_the_maps_of_single_steps(tiny, previews):
     shown = previews[0][2][1].convert("L")
     brightest = divmod(int(first.argmax()), first.shape[1])
     darkest = divmod(int(first.argmin()), first.shape[1])
-    values = [shown.getpixel((min(x * 16 + 8, 55), min(y * 16 + 8, 39))) for y, x in (brightest, darkest)]
+    values = [
+        shown.getpixel((min(x * 16 + 8, 55), min(y * 16 + 8, 39))) for y, x in (brightest, darkest)
+    ]
     assert values[0] > values[1]
     assert len({preview[2][1].tobytes() for preview in previews}) == 3
 

@@ -14,6 +14,7 @@ import torch
 from conceptattention.conceptattention_core import ConceptAttentionError, render
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
+from conceptattention.conceptattention_core.layers import find_bounds
 from conceptattention.conceptattention_core.maps import presence, reduce
 from conceptattention.conceptattention_core.masks import MaskSpec, draw
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
@@ -183,8 +184,6 @@ def test_layers_are_the_picture_and_above_it_each_thing_in_order():
         assert item["mask"].shape == item["image"].shape[:3]
 
 
-# BUG: in LAYERS, 1 is transparent. Concept Layers writes masks the other way round, so core shows
-# everything but the thing.
 @few
 @given(st.integers(0, 39), st.integers(0, 55), st.integers(1, 40), st.integers(1, 56))
 def test_each_layer_shows_its_thing_and_nothing_else(top, left, h, w):
@@ -199,7 +198,6 @@ def test_each_layer_shows_its_thing_and_nothing_else(top, left, h, w):
     assert (shown[..., :3] - pixels[0])[inside].abs().max() <= 1 / 255
 
 
-# BUG: the same. The layer below would hide it, for it has the same colours everywhere.
 def test_layers_that_tile_the_picture_are_the_picture_without_the_one_below():
     pixels = picture()
     document = layers_of(pixels, thirds(), ["a", "b", "c"])
@@ -289,7 +287,6 @@ def test_a_file_of_layers_has_each_thing_in_its_place(output, psd_tools):
     assert np.array_equal(above, expected)
 
 
-# BUG: UnicodeEncodeError, see tests/core/test_layers.py.
 def test_layers_are_called_by_their_concepts_in_any_script(output, psd_tools):
     names = ["🎈 balloon", "سماء زرقاء", "日本の空"]
     psd = psd_tools.PSDImage.open(save_layers(layers_of(picture(), thirds(), names)))
@@ -324,7 +321,6 @@ def core_stack(**layer) -> dict:
     return run(compositor.AddLayer, layers=document, **layer)[0]
 
 
-# BUG: the mask of a layer is read the wrong way round, see above.
 @newer_comfyui
 @pytest.mark.parametrize("channels", [3, 4])
 def test_a_stack_made_by_core_looks_in_the_file_as_core_shows_it(output, psd_tools, channels):
@@ -341,7 +337,6 @@ def test_a_stack_made_by_core_looks_in_the_file_as_core_shows_it(output, psd_too
     assert np.abs(shown - expected).max() <= 1.5 / 255
 
 
-# BUG: only the first picture of a layer's batch is written, the others are lost without a word.
 @newer_comfyui
 def test_a_batch_in_a_layer_becomes_a_layer_each_as_in_core(output, psd_tools):
     document = core_stack(image=picture(3), name="frames")
@@ -417,20 +412,17 @@ def test_nothing_is_ever_replaced(output, names):
         assert np.array_equal(pixels, mask[0].numpy() * 255)
 
 
-# BUG, on file systems that tell names apart but not their case (macOS): the second file has the
-# first one's name there and replaces it. The counter of ComfyUI looks for names by their case.
 def test_names_that_differ_in_case_alone_get_files_that_differ_in_more(output):
     found = save_masks(box_mask(), "Sun") + save_masks(box_mask(), "sun")
     assert len({name.casefold() for name in found}) == 2
 
 
-# BUG: an empty folder is taken for the root of the file system and refused.
 def test_without_a_folder_masks_lie_in_the_output_folder(output):
     save_masks(box_mask(), "sun", "")
     assert files_in(output) == ["sun_00001_.png"]
 
 
-@pytest.mark.parametrize("folder", ["../elsewhere", "/tmp", "a/../../b", "masks/../.."])
+@pytest.mark.parametrize("folder", ["../elsewhere", "/elsewhere", "a/../../b", "masks/../.."])
 def test_a_folder_outside_of_the_output_folder_is_refused(output, folder):
     before = files_in(output.parent)
     with pytest.raises(Exception, match="outside the output folder is not allowed"):
@@ -493,7 +485,9 @@ def test_an_empty_mask_has_no_boxes(each_part):
 
 
 def test_each_picture_of_a_batch_has_its_own_boxes():
-    masks = torch.cat([box_mask(), box_mask((1, 2, 3, 4), (20, 20, 30, 30)), box_mask((5, 6, 7, 8))])
+    masks = torch.cat(
+        [box_mask(), box_mask((1, 2, 3, 4), (20, 20, 30, 30)), box_mask((5, 6, 7, 8))]
+    )
     boxes, bbox, segs = run(Boxes, mask=masks, name="sun", each_part=True)
     assert [edges_of(one) for one in boxes] == [
         [], [(20, 20, 30, 30), (1, 2, 3, 4)], [(5, 6, 7, 8)]
@@ -553,8 +547,8 @@ def test_core_draws_the_boxes_where_the_masks_are():
     assert [box["x"] for box in core_boxes.boxes_from_input(boxes, 56, 40)] == [10]
     (drawn,) = call(DrawBBoxes, bboxes=boxes, image=torch.zeros(2, 40, 56, 3))
     touched = drawn.sum(-1) > 0
-    assert touched[0, 12:30, 10:40].any() and not touched[0, 14:28, 33:38].any()
-    assert touched[0, 20, 10] and touched[0, 29:31, 30].any()
+    assert find_bounds(touched[0]) == (10, 12, 41, 31)  # its lines end on the box's sides
+    assert not touched[0, 15:28, 13:38].any()
     assert not touched[1].any()
 
 
@@ -611,9 +605,9 @@ def test_an_empty_mask_makes_no_region():
 def test_prompts_find_their_masks_by_name_in_any_case():
     made = regions(
         thirds(), ["Sun", "red sky", "日本"],
-        prompts="RED  SKY: a storm\n日本： snow, sun: a (golden:1.3) disc".replace("  ", " "),
+        prompts="RED  SKY: a storm\n日本： snow, deep\nsun: a (golden:1.3) disc".replace("  ", " "),
     )  # fmt: skip
-    expected = ["a (golden:1.3) disc", "a storm", "snow"]
+    expected = ["a (golden:1.3) disc", "a storm", "snow, deep"]
     assert all(torch.equal(one[0], rows_of(words)) for one, words in zip(made[1:], expected))
     assert len({one[0].sum().item() for one in made[1:]}) == 3
 
@@ -628,13 +622,12 @@ def test_only_mentioned_masks_make_a_region_when_asked_for():
 
 def test_a_prompt_for_no_mask_is_refused_with_the_names_there_are():
     with pytest.raises(ConceptAttentionError) as refused:
-        regions(thirds(), ["sun", "moon", "red sky"], prompts="sun: a, mars: b")
+        regions(thirds(), ["sun", "moon", "red sky"], prompts="sun: a\nmars: b")
     assert str(refused.value) == (
         "'prompts' mentions 'mars', which is none of the masks' names: sun, moon, red sky."
     )
 
 
-# BUG: 'prompts' is read like a list of concepts, where 'background' alone means nothing.
 def test_a_mask_called_background_can_have_its_own_prompt():
     made = regions(thirds()[:2], ["cat", "background"], prompts="background: a dark forest")
     assert torch.equal(made[2][0], rows_of("a dark forest"))
@@ -753,8 +746,6 @@ def test_a_gate_knows_sixty_four_concepts():
     assert gate(picture(2), maps, names="thing 0")[1] == "0, 1"
 
 
-# BUG: coverage is a 32-bit number (0.7 is 0.69999999) and is compared with one of 64 bits. The
-# same in Presence.present: one of 200 patches, exactly 0.5 %, counts as absent.
 @pytest.mark.parametrize("percent", [10, 30, 70, 90])
 def test_a_gate_lets_through_what_has_exactly_the_coverage(percent):
     owners = [[int(i >= percent // 10) for i in range(10)]]
@@ -767,7 +758,7 @@ def test_where_nothing_passes_a_gate_blocks_and_says_why():
         "Concept Gate: none of 5 pictures shows cat, sky, each on at least 80 % of it. "
         "Another seed, or a lower coverage?"
     )
-    assert not done.result
+    assert not any(one is not None for one in done.result or ())
 
 
 def test_a_gate_refuses_unknown_names_and_other_pictures():
@@ -1016,6 +1007,14 @@ def test_masks_of_a_competition_and_of_the_background_tile_an_odd_picture(names,
     assert torch.equal(sum(masks), torch.ones(2, *size))
 
 
+def test_a_competition_keeps_what_a_concept_has_won_on_less_than_half_a_percent():
+    owners = [[0] * 15 for _ in range(15)]
+    owners[7][7] = 1  # one of 225 patches: absent, by the rule for other thresholds
+    masks, _ = run(Masks, maps=territories(owners), threshold="competition")
+    assert masks[1].any()
+    assert torch.equal(sum(masks), torch.ones(1, 240, 240))
+
+
 def test_with_a_hidden_background_competing_masks_leave_it_the_rest():
     _, latent = sampled(background=True)
     (maps,) = run(Maps, latent=latent, order="mean, then softmax")
@@ -1037,7 +1036,7 @@ def tools() -> dict:
     both = {"masks": ["masks", 0], "names": ["masks", 1]}
     base = {"clip": ["demo", 1], "conditioning": ["prompt", 0]}
     seen = {"maps": ["maps", 0], "image": ["decode", 0]}
-    steer = {"prompts": "water: green grass", "strength": 1.0, "only_mentioned": True}
+    steer = {"prompts": "water: grass, sky: a dark sky with a moon", "strength": 2.0}
     again = changed(graph, sampler={"model": ["demo", 0], "positive": ["regions", 0]})
     return {
         **graph,
@@ -1055,7 +1054,8 @@ def tools() -> dict:
         "cut": node("ConceptAttentionCutOut", image=["decode", 0], mask=["masks", 0], crop=False,
                     margin=0),
         "shown cut": node("PreviewImage", images=["cut", 0]),
-        "regions": node("ConceptAttentionRegions", **base, **both, **steer),
+        "regions": node("ConceptAttentionRegions", **base, **both, **steer,
+                        only_mentioned=False),
         "second": again["sampler"],
         "decoded": node("VAEDecode", samples=["second", 0], vae=["demo", 2]),
         "steered": node("PreviewImage", images=["decoded", 0]),
@@ -1107,10 +1107,7 @@ def test_all_tools_work_on_a_server(server):
     present = [word for word, mask in zip(words, masks[:, 0]) if mask.any()]
     assert [layer.name for layer in psd] == ["picture", *present]
     steered = np.stack(pictures(server, result, "steered")).astype(int)
-    inside = masks[words.index("water")] > 0
-    if inside.any():
-        change = np.abs(steered - images).mean(-1)
-        assert change[inside].mean() > 1
+    assert np.abs(steered - images).mean() > 1
 
 
 def test_saved_masks_carry_the_prompt_and_the_workflow(server):
@@ -1140,3 +1137,9 @@ def test_a_closed_gate_stops_what_follows_it_and_nothing_else(server):
     assert result.error_node == "passed"
     assert "passed" not in result.outputs
     assert {"scores", "picture", "shown cut"} <= set(result.outputs)
+
+
+@pytest.mark.parametrize("line", ["a golden balloon", "sun:", ": gold"])
+def test_a_line_that_names_no_region_is_refused(line):
+    with pytest.raises(ConceptAttentionError, match="one 'name: prompt' per line"):
+        regions(thirds(), ["sun", "moon", "sky"], prompts=line)

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.maps import ORDERS, SCALES, presence, reduce
+from conceptattention.conceptattention_core.maps import ORDERS, SCALES, describe, presence, reduce
 from conceptattention.conceptattention_core.recording import Grid
 from hypothesis import given
 from hypothesis import strategies as st
@@ -245,3 +245,44 @@ def test_a_concept_of_one_value_everywhere_does_not_divide_by_zero():
     scores[:, :, :, 1] = 0.5
     assert reduce(recording(scores), scale="standardised").maps.isfinite().all()
     assert reduce(recording(random(1, 1, 1, 3, 1, 1)), scale="standardised").maps.isfinite().all()
+
+
+# --- one picture, and words about it --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("b", range(B))
+def test_one_picture_of_a_batch_takes_its_recording_along(b):
+    maps = reduce(recording(random(*SHAPE)), temperature=2.0)
+    alone = maps.picture(b)
+    assert torch.equal(alone.maps, maps.maps[b : b + 1])
+    assert (alone.concepts, alone.grid, alone.settings) == (maps.concepts, maps.grid, maps.settings)
+    assert torch.equal(reduce(alone.recording, temperature=2.0).maps, alone.maps)
+    assert len(maps.maps) == len(maps.recording.scores) == B  # the batch stays as it was
+    assert replace(maps, recording=None).picture(b).recording is None
+
+
+def test_a_description_has_a_line_for_each_shown_concept_of_each_picture():
+    maps = territories([[0, 0, 0, 1]] * 2, "a very long name, b", Grid.of_latent(4, 8))
+    assert describe(maps).splitlines() == [
+        "a very long name  covers  75.0%  peak 1.00  mean 0.75",
+        "b                 covers  25.0%  peak 1.00  mean 0.25",
+    ]
+    absent = territories([[0, 0]], "sun, moon", Grid.of_latent(2, 4))
+    pair = replace(absent, maps=absent.maps.repeat(2, 1, 1, 1))
+    moon = "moon  covers   0.0%  peak 0.00  mean 0.00   absent"
+    assert describe(pair).splitlines()[::3] == ["picture 1", "picture 2"]
+    assert describe(pair).splitlines()[2::3] == [moon, moon]
+
+
+def test_a_description_leaves_the_hidden_background_out():
+    assert len(describe(soft_maps(b=1, names="sun")).splitlines()) == 1
+    many = ",".join(f"thing {i}" for i in range(64))
+    assert len(describe(soft_maps(b=2, names=many)).splitlines()) == 2 * 65
+
+
+@pytest.mark.parametrize("won", [1, 2, 7])
+def test_exactly_half_a_percent_of_the_picture_is_present(won):
+    owners = torch.zeros(1, 10 * won, 20).long()
+    owners.view(-1)[:won] = 1
+    maps = concept_maps(torch.nn.functional.one_hot(owners, 3).permute(0, 3, 1, 2).float())
+    assert presence(maps)[0][1].present
