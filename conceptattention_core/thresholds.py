@@ -71,7 +71,8 @@ def hysteresis(heat: Heat, amount: float) -> Tensor:
     high = otsu(heat, amount)
     low = high - amount * (high - mean(heat, amount)).clamp_min(0)
     candidates = (heat.pixels > low).cpu().numpy()
-    count, parts = cv2.connectedComponents(candidates.astype(np.uint8), connectivity=8)
+    count, found = cv2.connectedComponents(candidates.astype(np.uint8), connectivity=8)
+    parts = found.astype(np.intp)
     sure = np.zeros(count, bool)
     sure[parts[(heat.pixels > high).cpu().numpy()]] = True
     sure[0] = False  # part 0 is what lies outside

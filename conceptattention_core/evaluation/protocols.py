@@ -84,7 +84,8 @@ class Protocol:
         heat = smooth(maps) if self.blur else maps
         heat = F.interpolate(heat[None], size=true.shape, mode="bilinear", align_corners=False)
         if self.edges:
-            guide = cv2.resize(sample.image, true.shape[::-1], interpolation=cv2.INTER_AREA)
+            small = cv2.resize(sample.image, true.shape[::-1], interpolation=cv2.INTER_AREA)
+            guide = small.astype(np.uint8)
             heat = follow_edges(heat, rearrange(to_image(guide), "h w rgb -> 1 rgb h w"))
         heat = heat[0]
         labels = list(sample.classes)

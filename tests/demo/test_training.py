@@ -196,3 +196,10 @@ def test_the_log_grows_with_training(tmp_path):
     with (tmp_path / "vae.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [25]
+
+
+def test_a_mix_is_the_mean_by_shares():
+    from demo.mix import mix
+
+    first, second = {"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([4.0, 0.0])}
+    assert mix([first, second], [3, 1])["w"].tolist() == [1.0, 3.0]
