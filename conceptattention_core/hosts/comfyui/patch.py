@@ -8,7 +8,7 @@ Around a block's own attention the concepts take their step; image tensors are o
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -22,8 +22,10 @@ from ...locating import Enough
 from ...ranges import select
 from ...recording import Recorder, Recording, RecordSpec, board
 from .families import Family, Ride, find
-from .live import Live
 from .store import STORE, Silence
+
+if TYPE_CHECKING:  # it draws; recording needs no OpenCV
+    from .live import Live
 
 KEY = "conceptattention"
 OVERRIDE = "optimized_attention_override"
@@ -53,7 +55,7 @@ def record(
     *,
     file: File = STORE.file,
     stops: bool = False,
-    live: Live | None = None,
+    live: "Live | None" = None,
 ) -> ModelPatcher:
     """A clone of `model` that records `spec` whenever it samples. `clip` reads the concepts.
 
@@ -84,7 +86,7 @@ def spec_of(model: ModelPatcher) -> RecordSpec:
     return spec
 
 
-def _around_sampling(tour: Tour, file: File, live: Live | None) -> Callable[..., Tensor]:
+def _around_sampling(tour: Tour, file: File, live: "Live | None") -> Callable[..., Tensor]:
     # A closure: clones of the patcher deep-copy what they hold, and callable objects lose state.
     def around_sampling(
         executor, noise, latent_image, sampler, sigmas, mask=None, callback=None, *args, **kwargs
