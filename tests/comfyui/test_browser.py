@@ -49,7 +49,6 @@ def test_the_template_browser_opens_it_and_a_node_explains_itself(page):
     page.get_by_text("conceptattention", exact=True).last.click()
     template = page.get_by_test_id("template-workflow-first_masks")
     template.wait_for()
-    assert page.get_by_test_id("template-workflow-first_masks_flux_dev").is_visible()
     thumbnail = template.locator("img").first
     # Ours; the page has a drawing of another size for templates without one.
     page.wait_for_function("image => image.naturalWidth === 640", arg=thumbnail.element_handle())
