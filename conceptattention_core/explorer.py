@@ -92,9 +92,7 @@ def page(
 
 def save_page(out: Path, image: Picture, maps: ConceptMaps, b: int) -> None:
     """The page of picture `b` as explorer.html in the folder `out`."""
-    if maps.recording is None:
-        raise ConceptAttentionError("These maps came without their recording.")
-    text = page(image, maps.recording, b, temperature=float(str(maps.settings["temperature"])))
+    text = page(image, maps.source, b, temperature=float(str(maps.settings["temperature"])))
     (out / "explorer.html").write_text(text, "utf-8")
 
 

@@ -66,6 +66,13 @@ class ConceptMaps:
     recording: Recording | None = None
     """What they were read from, for views that show its steps and blocks."""
 
+    @property
+    def source(self) -> Recording:
+        """Their recording, or an error where they came without it."""
+        if self.recording is None:
+            raise ConceptAttentionError("These maps came without their recording.")
+        return self.recording
+
     def picture(self, b: int) -> "ConceptMaps":
         """The maps of one picture of the batch."""
         recording = self.recording

@@ -13,8 +13,6 @@ from .layers import pair
 from .wires import advanced, masks_input, names_input, schema
 
 BoxWire = io.Custom("BOUNDING_BOX")  # core's own in newer ComfyUI
-
-
 SPECK = 0.001  # of the picture; smaller parts get no box
 
 
@@ -178,6 +176,8 @@ class Regions(io.ComfyNode):
         base = conditioning[0]
         if not base:
             raise ConceptAttentionError("The prompt for the whole picture is empty.")
+        # the strength of a guided model is the whole picture's
+        kept = {key: value for key, value in base[0][1].items() if key == "guidance"}
         added = []
         for mask, name in pair(masks, names):
             words = mentioned.get(key_of(name), None if only_mentioned[0] else name)
@@ -185,7 +185,6 @@ class Regions(io.ComfyNode):
                 continue
             encoded = clip[0].encode_from_tokens_scheduled(clip[0].tokenize(words))
             region = {"mask": mask, "mask_strength": strength[0], "set_area_to_bounds": False}
-            kept = {name: base[0][1][name] for name in ("guidance",) if name in base[0][1]}
             added += [[rows, {**options, **kept, **region}] for rows, options in encoded]
         return io.NodeOutput([*base, *added])
 

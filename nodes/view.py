@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..conceptattention_core import render
 from ..conceptattention_core.explorer import page
-from .wires import check_picture, maps_input, next_path, recording_of, schema
+from .wires import check_picture, maps_input, next_path, schema
 
 VIEWS = {
     "regions": render.overlay,
@@ -116,7 +116,7 @@ class Sheet(io.ComfyNode):
 
     @classmethod
     def execute(cls, maps, name) -> io.NodeOutput:
-        recording = recording_of(maps)
+        recording = maps.source
         how = {key: maps.settings[key] for key in ("temperature", "scale")}
         views = torch.stack(
             [
@@ -159,7 +159,7 @@ class Explorer(io.ComfyNode):
     @classmethod
     def execute(cls, maps, image, filename_prefix) -> io.NodeOutput:
         check_picture(maps, image)
-        recording = recording_of(maps)
+        recording = maps.source
         temperature = maps.settings["temperature"]
         paths = []
         for b, picture in enumerate(image):

@@ -13,7 +13,7 @@ from ..conceptattention_core.attention import MOST_BOUNCES, SPACES
 from ..conceptattention_core.concepts import MOST_CONCEPTS
 from ..conceptattention_core.maps import SCALES, ConceptMaps
 from ..conceptattention_core.masks import MaskSpec
-from ..conceptattention_core.recording import TOKENS, Recording
+from ..conceptattention_core.recording import TOKENS
 from ..conceptattention_core.thresholds import THRESHOLDS
 
 ConceptMapsWire = io.Custom("CONCEPT_MAPS")
@@ -277,13 +277,6 @@ def mask_spec(
         grow=grow,
         feather=feather,
     )
-
-
-def recording_of(maps: ConceptMaps) -> Recording:
-    """What the maps were read from, with its steps and blocks."""
-    if maps.recording is None:
-        raise ConceptAttentionError("These maps came without their recording.")
-    return maps.recording
 
 
 def next_path(prefix: str, ending: str) -> Path:

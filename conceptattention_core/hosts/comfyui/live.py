@@ -1,7 +1,7 @@
 """The growing map of one concept as the sampler's preview."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import comfy.utils
 from PIL import Image
@@ -38,8 +38,8 @@ class View:
     """The previews of one run."""
 
     live: Live
-    shown: list[Tensor] = field(default_factory=list)
-    """The mean of the maps shown so far, `y x`, if any."""
+    mean: Tensor | None = None
+    """Of the maps looked at so far, `y x`."""
     count: int = 0
 
     def show(self, step: int, total: int, heard: Callable[[], Recording | Silence]) -> None:
@@ -55,11 +55,10 @@ class View:
         maps = reduce(recording, steps=str(step)).picture(0)
         now = maps.of(self.live.name)
         self.count += 1
-        earlier = self.shown[0] if self.shown else now
-        self.shown = [earlier + (now - earlier) / self.count]
+        self.mean = now if self.mean is None else self.mean + (now - self.mean) / self.count
         shrink = min(1.0, MOST_PIXELS / max(maps.grid.h, maps.grid.w))
         size = (round(maps.grid.h * shrink), round(maps.grid.w * shrink))
-        heat = upsample(self.shown[0][None], maps.grid, size)[0, 0]
+        heat = upsample(self.mean[None], maps.grid, size)[0, 0]
         picture = Image.fromarray(heat_map(heat, heat.min().item(), heat.max().item()))
         bar = comfy.utils.ProgressBar(total)
         bar.update_absolute(step + 1, total, ("JPEG", picture, MOST_PIXELS))
