@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import ConceptAttentionError
 from .export import file_names
-from .maps import ORDERS, ConceptMaps
+from .maps import ORDERS, ConceptMaps, choose_entries
 from .recording import Recording
 from .render import Picture, colour, heat_map
 
@@ -54,11 +54,14 @@ def page(
     b: int = 0,
     *,
     temperature: float = 1.0,
+    steps: str = "all",
+    blocks: str = "all",
     title: str = "Concepts",
 ) -> str:
     """The file's text, for picture `b` of the recording; `image` is that picture.
 
-    Maps are those of `maps.reduce` in the paper's order, at this temperature.
+    Maps are those of `maps.reduce` in the paper's order, at this temperature. The page opens with
+    the ranges `steps` and `blocks` (see `ranges.select`) and holds all that was recorded.
     """
     if not 0 <= b < len(recording.scores):
         raise ConceptAttentionError(
@@ -66,7 +69,8 @@ def page(
         )
     if not temperature > 0:
         raise ConceptAttentionError(f"The temperature must be above 0, got {temperature}.")
-    steps, blocks = group(recording)
+    step_groups, block_groups = group(recording)
+    first_steps, first_blocks = choose_entries(recording, steps, blocks)
     grid, concepts = recording.grid, recording.concepts
     data = {
         "title": title,
@@ -80,20 +84,30 @@ def page(
                 zip(concepts.concepts, file_names(list(concepts.names)), strict=True)
             )
         ],
-        "steps": [asdict(few) for few in steps],
-        "blocks": [asdict(few) for few in blocks],
+        "steps": [asdict(few) for few in step_groups],
+        "blocks": [asdict(few) for few in block_groups],
+        "start": {
+            "steps": _span(step_groups, first_steps),
+            "blocks": _span(block_groups, first_blocks),
+        },
         "heat": heat_map(torch.linspace(0, 1, HEAT_COLOURS)[None], 0, 1)[0].tolist(),
         "picture": _embed(image),
-        "cube": _pack(_cube(recording, b, temperature, steps, blocks)),
+        "cube": _pack(_cube(recording, b, temperature, step_groups, block_groups)),
     }
     text = json.dumps(data).replace("<", "\\u003c")  # a name cannot end the script it stands in
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACEHOLDER, text)
 
 
+def page_of(image: Picture, maps: ConceptMaps, b: int) -> str:
+    """The page of picture `b`, opening with the steps and blocks that these maps were read from."""
+    how = {name: str(maps.settings[name]) for name in ("steps", "blocks")}
+    temperature = float(str(maps.settings["temperature"]))
+    return page(image, maps.source, b, temperature=temperature, **how)
+
+
 def save_page(out: Path, image: Picture, maps: ConceptMaps, b: int) -> None:
     """The page of picture `b` as explorer.html in the folder `out`."""
-    text = page(image, maps.source, b, temperature=float(str(maps.settings["temperature"])))
-    (out / "explorer.html").write_text(text, "utf-8")
+    (out / "explorer.html").write_text(page_of(image, maps, b), "utf-8")
 
 
 def group(recording: Recording) -> tuple[list[Group], list[Group]]:
@@ -110,6 +124,12 @@ def group(recording: Recording) -> tuple[list[Group], list[Group]]:
         for part in _parts(block, at_blocks)
     ]
     return steps, blocks
+
+
+def _span(groups: list[Group], entries: list[int]) -> dict[str, int]:
+    """The groups, the last one not included, that hold these neighbouring entries."""
+    owners = [owner for owner, few in enumerate(groups) for _ in range(few.count)]
+    return {"from": owners[entries[0]], "to": owners[entries[-1]] + 1}
 
 
 def share_out(room: int, steps: int, blocks: int) -> tuple[int, int]:

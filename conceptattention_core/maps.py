@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import ConceptAttentionError
 from .concepts import ConceptSet
-from .ranges import select
+from .ranges import DEEP, select
 from .recording import Grid, Recording
 
 
@@ -114,7 +114,7 @@ def reduce(
     recording: Recording,
     *,
     steps: str = "all",
-    blocks: str = "all",
+    blocks: str = DEEP,
     order: str = "softmax, then mean",
     temperature: float = 1.0,
     scale: str = "as they are",
@@ -154,6 +154,12 @@ def reduce(
 
 def choose(recording: Recording, steps: str = "all", blocks: str = "all") -> Tensor:
     """The raw scores `b step block c y x` of the chosen part of a recording."""
+    at, within = choose_entries(recording, steps, blocks)
+    return recording.scores[:, at][:, :, within]
+
+
+def choose_entries(recording: Recording, steps: str, blocks: str) -> tuple[list[int], list[int]]:
+    """Where the chosen steps and blocks stand in a recording's scores: neither is empty."""
     last_step = recording.steps[-1][1]
     wanted_steps = select(steps, last_step + 1, "steps")
     wanted_blocks = select(blocks, recording.blocks[-1] + 1, "blocks")
@@ -173,7 +179,7 @@ def choose(recording: Recording, steps: str = "all", blocks: str = "all") -> Ten
             f"Blocks '{blocks}' were not recorded; recorded: "
             f"{_span(recording.blocks[0], recording.blocks[-1])}."
         )
-    return recording.scores[:, at][:, :, within]
+    return at, within
 
 
 def presence(maps: ConceptMaps) -> list[list[Presence]]:

@@ -1,21 +1,28 @@
-"""Which steps or blocks: `all`, `3`, `2-5`, `10-`, `first 4`, `last 10`."""
+"""Which steps or blocks: `all`, `3`, `2-5`, `10-`, `first 4`, `last 10`, `last half`."""
 
 import re
 
 from . import ConceptAttentionError
 
-ACCEPTED = "'all', '3', '2-5', '10-', 'first 4' or 'last 10'"
+ACCEPTED = "'all', '3', '2-5', '10-', 'first 4', 'last 10' or 'last half'"
+DEEP = "last half"
+"""The blocks that are read unless others are asked for: of Flux's 19 the last nine, as in the
+authors' demo. Deep blocks know more (arXiv 2502.04320, figure 7); on the demo model's scenes, too.
+"""
 
 
 def select(text: str, available: int, what: str) -> range:
     """The part of `range(available)` that `text` names; numbers count from 0, ends included.
 
     `what` is the plural noun for messages ('blocks', 'steps'). `first n` and `last n` take what
-    there is when there are fewer than n; every other range must lie within what there is.
+    there is when there are fewer than n, `last half` rounds down but takes at least one; every
+    other range must lie within what there is.
     """
     asked = " ".join(text.lower().split())
     if asked in ("", "all"):
         return range(available)
+    if asked == "last half":
+        return range(available - max(1, available // 2), available)
     if match := re.fullmatch(r"(first|last) (\d+)", asked):
         count = min(int(match[2]), available)
         chosen = range(count) if match[1] == "first" else range(available - count, available)

@@ -3,9 +3,10 @@
     python -m demo.localise --model demo/model --scenes 200 --out demo/results
 
 Held-out scenes are noised to t = 0.5 and passed through the model once, without a caption; the
-words of the scene are the concepts, and the strongest concept at a patch is the answer. Compared
-are the paper's ablations: where concepts and patches are compared, and what concepts attend to
-(arXiv 2502.04320, section 5). No mask ever enters training.
+words of the scene are the concepts, and the strongest concept at a patch is the answer. The deeper
+half of the blocks is read, as everywhere (`conceptattention_core.ranges.DEEP`). Compared are the
+paper's ablations: where concepts and patches are compared, and what concepts attend to (arXiv
+2502.04320, section 5). No mask ever enters training.
 """
 
 import argparse
@@ -28,21 +29,25 @@ from conceptattention_core.locating import LocateSpec
 from conceptattention_core.maps import ConceptMaps
 from conceptattention_core.maps import reduce as reduce_to_maps
 from conceptattention_core.masks import upsample
+from conceptattention_core.ranges import DEEP
 from conceptattention_core.recording import Recording, RecordSpec
 from demo.scenes import HELD_OUT_SEED, WORDS, Scene, scene
 
 SOFTMAX_FIRST, MEAN_FIRST = "softmax, then mean", "mean, then softmax"
 
 # name -> how to record, how to reduce; the strongest concept of raw means is that of MEAN_FIRST
-VARIANTS: dict[str, tuple[Method, str]] = {
-    "output space (ConceptAttention)": (Method(), SOFTMAX_FIRST),
-    "output space, no softmax": (Method(), MEAN_FIRST),
-    "output space, attending to the image only": (Method(attend="image"), SOFTMAX_FIRST),
-    "output space, attending to concepts only": (Method(attend="concepts"), SOFTMAX_FIRST),
-    "output space, attending to nothing": (Method(attend="nothing"), SOFTMAX_FIRST),
-    "cross-attention": (Method(space="cross-attention"), SOFTMAX_FIRST),
-    "cross-attention, no softmax": (Method(space="cross-attention"), MEAN_FIRST),
-    "value space": (Method(space="value"), SOFTMAX_FIRST),
+VARIANTS: dict[str, tuple[Method, str, str]] = {
+    "output space (ConceptAttention)": (Method(), SOFTMAX_FIRST, DEEP),
+    "output space, all blocks": (Method(), SOFTMAX_FIRST, "all"),
+    "output space, no softmax": (Method(), MEAN_FIRST, DEEP),
+    "output space, attending to the image only": (Method(attend="image"), SOFTMAX_FIRST, DEEP),
+    "output space, attending to concepts only": (Method(attend="concepts"), SOFTMAX_FIRST, DEEP),
+    "output space, attending to nothing": (Method(attend="nothing"), SOFTMAX_FIRST, DEEP),
+    "cross-attention": (Method(space="cross-attention"), SOFTMAX_FIRST, DEEP),
+    "cross-attention, all blocks": (Method(space="cross-attention"), SOFTMAX_FIRST, "all"),
+    "cross-attention, no softmax": (Method(space="cross-attention"), MEAN_FIRST, DEEP),
+    "value space": (Method(space="value"), SOFTMAX_FIRST, DEEP),
+    "value space, all blocks": (Method(space="value"), SOFTMAX_FIRST, "all"),
 }
 
 
@@ -102,10 +107,10 @@ def measure(
         true_patches, true_pixels, words = labels_of(picture, 2 * pipe.vae_scale_factor)
         concepts = ConceptSet(tuple(Concept(word, word) for word in words))
         heard: dict[Method, Recording] = {}
-        for name, (method, order) in VARIANTS.items():
+        for name, (method, order, blocks) in VARIANTS.items():
             if method not in heard:
                 heard[method] = look(pipe, picture, RecordSpec(concepts, tokens, method), t, seed)
-            maps = reduce_to_maps(heard[method], order=order)
+            maps = reduce_to_maps(heard[method], order=order, blocks=blocks)
             grid_scores[name].add(maps.winners()[0].numpy(), true_patches, words)
             pixel_scores[name].add(_winning_pixels(maps), true_pixels, words)
         for i, score in enumerate(block_scores):

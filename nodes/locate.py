@@ -9,7 +9,7 @@ from ..conceptattention_core.concepts import parse
 from ..conceptattention_core.hosts.comfyui.locate import locate
 from ..conceptattention_core.locating import MEGAPIXELS, LocateSpec, parse_noise
 from ..conceptattention_core.maps import reduce
-from ..conceptattention_core.ranges import ACCEPTED
+from ..conceptattention_core.ranges import ACCEPTED, DEEP
 from ..conceptattention_core.recording import RecordSpec
 from .wires import (
     ConceptMapsWire,
@@ -85,7 +85,7 @@ class Locate(io.ComfyNode):
                 advanced(
                     io.String.Input(
                         "blocks",
-                        default="all",
+                        default=DEEP,
                         tooltip="Blocks to listen to, from 0; Flux has 19. Nothing after the last "
                         f"one runs. Write {ACCEPTED}.",
                     )
@@ -126,4 +126,5 @@ class Locate(io.ComfyNode):
             logging.info("Locate Concepts in Image: %s", notice)
         spec = RecordSpec(wanted, tokens, Method(space=space, bounces=bounces), blocks)
         how = LocateSpec(caption, parse_noise(noise), samples, seed, megapixels)
-        return io.NodeOutput(reduce(locate(model, clip, vae, image, spec, how), scale=scale))
+        recording = locate(model, clip, vae, image, spec, how)
+        return io.NodeOutput(reduce(recording, blocks="all", scale=scale))

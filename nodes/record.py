@@ -10,7 +10,7 @@ from ..conceptattention_core.hosts.comfyui.live import Live
 from ..conceptattention_core.hosts.comfyui.patch import record, spec_of
 from ..conceptattention_core.hosts.comfyui.store import STORE
 from ..conceptattention_core.maps import ORDERS, reduce
-from ..conceptattention_core.ranges import ACCEPTED
+from ..conceptattention_core.ranges import ACCEPTED, DEEP
 from ..conceptattention_core.recording import BUDGET_MIB, RecordSpec
 from .wires import (
     ConceptMapsWire,
@@ -145,8 +145,8 @@ class Maps(io.ComfyNode):
                 advanced(
                     io.String.Input(
                         "blocks",
-                        default="all",
-                        tooltip="Blocks to use, from 0; Flux has 19. Later ones are often sharper. "
+                        default=DEEP,
+                        tooltip="Blocks to use, from 0; Flux has 19. Later ones know more. "
                         f"Write {ACCEPTED}.",
                     )
                 ),

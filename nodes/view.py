@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..conceptattention_core import render
-from ..conceptattention_core.explorer import page
+from ..conceptattention_core.explorer import page_of
 from .wires import check_picture, maps_input, next_path, schema
 
 VIEWS = {
@@ -159,13 +159,10 @@ class Explorer(io.ComfyNode):
     @classmethod
     def execute(cls, maps, image, filename_prefix) -> io.NodeOutput:
         check_picture(maps, image)
-        recording = maps.source
-        temperature = maps.settings["temperature"]
         paths = []
         for b, picture in enumerate(image):
-            text = page(render.to_picture(picture), recording, b, temperature=temperature)
             path = next_path(filename_prefix, ".html")
-            path.write_text(text, "utf-8")
+            path.write_text(page_of(render.to_picture(picture), maps, b), "utf-8")
             paths.append(path)
         output = Path(folder_paths.get_output_directory())
         shown = [

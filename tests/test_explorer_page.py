@@ -301,7 +301,7 @@ def test_ranges_change_bars_and_mask_at_once(show, few_groups):
     page.get_by_role("radio", name="sky").check(force=True)
     page.get_by_label("Threshold").select_option("mean")
     whole = download(page)
-    assert close(whole, mask_of(reduce(one), "sky", size, "mean"))
+    assert close(whole, mask_of(reduce(one, blocks="all"), "sky", size, "mean"))
 
     def read() -> dict[str, str]:
         ends = {}

@@ -225,7 +225,7 @@ def _draw(judge: Judge, keys: list[str], out: Path) -> None:
         sample = judge.data.read(key)
         image = plan.protocol.image(sample)
         recording = judge.look(image, *ask(sample, plan, plan.variants[0].method))
-        maps = reduce(recording, order=plan.order, scale=plan.scale)
+        maps = reduce(recording, blocks="all", order=plan.order, scale=plan.scale)
         truth = plan.protocol.truth(sample)
         rows.append(draw_row(image, truth, maps.maps[0], maps.concepts.names))
     save_rows(out / "maps.png", rows)

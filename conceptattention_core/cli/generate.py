@@ -85,7 +85,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 def generate(asked: argparse.Namespace) -> int:
     method = Method(asked.attend, asked.space, asked.bounces)
     concepts = parse(asked.concepts, asked.background)
-    spec = RecordSpec(concepts, asked.tokens, method, asked.blocks)
+    spec = RecordSpec(concepts, asked.tokens, method)
     for notice in concepts.notices:
         print(notice)
     options.make_room(asked.out, asked.overwrite)
@@ -111,7 +111,9 @@ def generate(asked: argparse.Namespace) -> int:
             for name, value in asdict(usual).items()
         }
     )
-    select(asked.step_range, sampling.steps, "steps")  # says so before it takes time
+    # ranges that match nothing: says so before it takes time
+    select(asked.step_range, sampling.steps, "steps")
+    select(asked.blocks, len(family.blocks(pipe.transformer)), "blocks")
     length = family.text_length(pipe)
     seeds = [asked.seed + i for i in range(asked.batch)]
     loaded = time.perf_counter()

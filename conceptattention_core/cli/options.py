@@ -10,7 +10,7 @@ from .. import ConceptAttentionError
 from ..attention import ATTEND, MOST_BOUNCES, SPACES
 from ..maps import ORDERS, SCALES
 from ..masks import MaskSpec
-from ..ranges import ACCEPTED
+from ..ranges import ACCEPTED, DEEP
 from ..recording import TOKENS
 from ..thresholds import THRESHOLDS
 
@@ -54,7 +54,7 @@ def add_html(group: Any) -> None:
 
 def add_reading(group: Any) -> None:
     """How to read the attention."""
-    group.add_argument("--blocks", default="all", metavar="RANGE", help=f"of the model: {ACCEPTED}")
+    group.add_argument("--blocks", default=DEEP, metavar="RANGE", help=f"of the model: {ACCEPTED}")
     group.add_argument("--order", **one_of("what comes first", ORDERS))
     group.add_argument("--scale", **one_of("how scores compete", SCALES))
     group.add_argument(

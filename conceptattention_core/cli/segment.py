@@ -94,7 +94,8 @@ class Locator:
 
         recording = locate(self.pipe, stack(pictures), self.job.spec, self.job.how)
         job = self.job
-        return reduce(recording, order=job.order, temperature=job.temperature, scale=job.scale)
+        how = {"order": job.order, "temperature": job.temperature, "scale": job.scale}
+        return reduce(recording, blocks="all", **how)  # of those that were asked for
 
 
 class Actor:

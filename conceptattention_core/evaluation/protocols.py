@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..concepts import Concept, ConceptSet
 from ..pictures import Pixels
+from ..ranges import DEEP
 from ..refine import follow_edges
 from ..render import to_image
 from .datasets import Sample
@@ -189,7 +190,7 @@ PROTOCOLS: dict[str, Protocol] = {
         caption=lambda words: "",
         noise=(0.5,),
         samples=1,
-        blocks="all",
+        blocks=DEEP,
         softmax=True,
         blur=False,
         judge=judge_classes,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError, explorer
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.explorer import page
+from conceptattention.conceptattention_core.explorer import page, save_page
 from conceptattention.conceptattention_core.maps import reduce
 from conceptattention.conceptattention_core.recording import Recording, RecordSpec
 from conceptattention.conceptattention_core.render import colour
@@ -111,6 +111,21 @@ def test_every_span_of_groups_has_the_map_of_these_steps_and_blocks(narrow):
             ).maps[1]
             found = mean(data, slice(*s), slice(*k))
             assert np.abs(found - maps.flatten().numpy()).max() < STEP / 2
+
+
+def test_it_opens_with_the_steps_and_blocks_of_the_maps(tmp_path, narrow):
+    one = recording(random(1, 9, 7, 3, 7, 4), blocks=tuple(range(3, 10)))
+    maps = reduce(one, steps="4-5", blocks="last 2")
+    save_page(tmp_path, PICTURE, maps, 0)
+    data = blob((tmp_path / "explorer.html").read_text("utf-8"))
+    for what, first, last in (("steps", 4, 5), ("blocks", 8, 9)):
+        start, end = data["start"][what]["from"], data["start"][what]["to"]
+        shown = data[what][start:end]
+        assert shown[0]["first"] <= first <= shown[0]["last"]
+        assert shown[-1]["first"] <= last <= shown[-1]["last"]
+        assert len(shown) < len(data[what])
+    everything = blob(page(PICTURE, one))["start"]
+    assert everything == {what: {"from": 0, "to": len(data[what])} for what in everything}
 
 
 def test_a_small_recording_keeps_every_step_and_block():

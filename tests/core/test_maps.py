@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.maps import ORDERS, SCALES, describe, presence, reduce
+from conceptattention.conceptattention_core.ranges import DEEP
 from conceptattention.conceptattention_core.recording import Grid
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,8 @@ from .examples import concept_maps, random, recording, soft_maps, territories
 B, STEPS, BLOCKS, C, Y, X = 2, 3, 5, 3, 3, 7
 SHAPE = (B, STEPS, BLOCKS, C, Y, X)
 MEAN_LAST, MEAN_FIRST = "softmax, then mean", "mean, then softmax"
+
+read = partial(reduce, blocks="all")
 
 
 def softmax_by_hand(values: list[float]) -> list[float]:
@@ -38,22 +42,28 @@ def maps_by_hand(scores: torch.Tensor, order: str) -> torch.Tensor:
     return out
 
 
+def test_the_deeper_half_of_the_blocks_is_read_unless_others_are_asked_for():
+    found = recording(random(*SHAPE))
+    assert torch.equal(reduce(found).maps, reduce(found, blocks="3-4").maps)
+    assert reduce(found).settings["blocks"] == DEEP
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_an_order_is_its_formula(order):
     scores = random(*SHAPE) * 3
     torch.testing.assert_close(
-        reduce(recording(scores), order=order).maps, maps_by_hand(scores, order)
+        read(recording(scores), order=order).maps, maps_by_hand(scores, order)
     )
 
 
 def test_the_orders_differ():
-    first, second = (reduce(recording(random(*SHAPE) * 3), order=o).maps for o in ORDERS)
+    first, second = (read(recording(random(*SHAPE) * 3), order=o).maps for o in ORDERS)
     assert (first - second).abs().max() > 0.1
 
 
 def test_the_default_is_the_papers_order():
     found = recording(random(*SHAPE))
-    assert torch.equal(reduce(found).maps, reduce(found, order=MEAN_LAST).maps)
+    assert torch.equal(read(found).maps, read(found, order=MEAN_LAST).maps)
 
 
 @given(
@@ -64,7 +74,7 @@ def test_the_default_is_the_papers_order():
 )
 def test_at_every_patch_the_concepts_share_one(seed, order, scale, temperature):
     scores = random(*SHAPE, seed=seed) * scale
-    maps = reduce(recording(scores), order=order, temperature=temperature).maps
+    maps = read(recording(scores), order=order, temperature=temperature).maps
     assert maps.shape == (B, C, Y, X)
     assert maps.dtype == torch.float32
     assert (maps >= 0).all()
@@ -74,8 +84,8 @@ def test_at_every_patch_the_concepts_share_one(seed, order, scale, temperature):
 @given(st.permutations(range(C)), st.sampled_from(list(ORDERS)))
 def test_permuted_concepts_give_permuted_maps(permutation, order):
     scores = random(*SHAPE)
-    plain = reduce(recording(scores), order=order).maps
-    permuted = reduce(recording(scores[:, :, :, permutation]), order=order).maps
+    plain = read(recording(scores), order=order).maps
+    permuted = read(recording(scores[:, :, :, permutation]), order=order).maps
     torch.testing.assert_close(permuted, plain[:, permutation])
 
 
@@ -83,20 +93,20 @@ def test_permuted_concepts_give_permuted_maps(permutation, order):
 def test_a_concept_given_twice_gets_equal_maps(order):
     scores = random(*SHAPE)
     scores[:, :, :, 2] = scores[:, :, :, 0]
-    maps = reduce(recording(scores), order=order).maps
+    maps = read(recording(scores), order=order).maps
     torch.testing.assert_close(maps[:, 0], maps[:, 2])
 
 
 def test_the_mean_over_blocks_is_the_mean_of_each_blocks_maps():
     found = recording(random(*SHAPE))
-    each = [reduce(found, blocks=str(i)).maps for i in range(BLOCKS)]
-    torch.testing.assert_close(torch.stack(each).mean(0), reduce(found).maps)
+    each = [read(found, blocks=str(i)).maps for i in range(BLOCKS)]
+    torch.testing.assert_close(torch.stack(each).mean(0), read(found).maps)
 
 
 def test_the_mean_over_steps_is_the_mean_of_each_steps_maps():
     found = recording(random(*SHAPE))
-    each = [reduce(found, steps=str(i)).maps for i in range(STEPS)]
-    torch.testing.assert_close(torch.stack(each).mean(0), reduce(found).maps)
+    each = [read(found, steps=str(i)).maps for i in range(STEPS)]
+    torch.testing.assert_close(torch.stack(each).mean(0), read(found).maps)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -113,64 +123,64 @@ def test_ranges_choose_part_of_the_recording(order, steps, blocks, rows):
     scores = random(*SHAPE)
     part = recording(scores[:, rows[0]][:, :, rows[1]])
     assert torch.equal(
-        reduce(recording(scores), steps=steps, blocks=blocks, order=order).maps,
-        reduce(part, order=order).maps,
+        read(recording(scores), steps=steps, blocks=blocks, order=order).maps,
+        read(part, order=order).maps,
     )
 
 
 def test_blocks_keep_the_models_own_numbers():
     found = recording(random(*SHAPE), blocks=(10, 11, 12, 13, 14))
     last = replace(found, scores=found.scores[:, :, 3:], blocks=(13, 14))
-    assert torch.equal(reduce(found, blocks="13-").maps, reduce(last).maps)
+    assert torch.equal(read(found, blocks="13-").maps, read(last).maps)
     with pytest.raises(ConceptAttentionError, match="Blocks '2-5' were not recorded.*: 10-14"):
-        reduce(found, blocks="2-5")
+        read(found, blocks="2-5")
     with pytest.raises(ConceptAttentionError, match="there are 15: 0 to 14"):
-        reduce(found, blocks="15")
+        read(found, blocks="15")
 
 
 def test_a_step_that_was_averaged_with_its_neighbours_brings_them_along():
     found = recording(random(*SHAPE), steps=((0, 3), (4, 7), (8, 9)))
     middle = replace(found, scores=found.scores[:, 1:2], steps=((4, 7),))
-    assert torch.equal(reduce(found, steps="5").maps, reduce(middle).maps)
+    assert torch.equal(read(found, steps="5").maps, read(middle).maps)
 
 
 def test_a_skipped_step_cannot_be_asked_for():
     found = recording(random(*SHAPE), steps=((0, 0), (1, 1), (4, 4)))
     with pytest.raises(ConceptAttentionError, match="Steps '2-3' were not recorded.*0, 1, 4"):
-        reduce(found, steps="2-3")
+        read(found, steps="2-3")
     with pytest.raises(ConceptAttentionError, match="there are 5: 0 to 4"):
-        reduce(found, steps="5")
+        read(found, steps="5")
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_temperature_divides_the_scores(order):
     scores = random(*SHAPE)
     torch.testing.assert_close(
-        reduce(recording(scores), order=order, temperature=0.25).maps,
-        reduce(recording(scores * 4), order=order).maps,
+        read(recording(scores), order=order, temperature=0.25).maps,
+        read(recording(scores * 4), order=order).maps,
     )
 
 
 @pytest.mark.parametrize("temperature", [0, -1, float("nan")])
 def test_a_temperature_that_is_not_above_zero_is_refused(temperature):
     with pytest.raises(ConceptAttentionError, match="must be above 0"):
-        reduce(recording(random(*SHAPE)), temperature=temperature)
+        read(recording(random(*SHAPE)), temperature=temperature)
 
 
 def test_an_unknown_order_is_refused():
     with pytest.raises(ConceptAttentionError, match=f"'mean'. Accepted: {MEAN_LAST}, {MEAN_FIRST}"):
-        reduce(recording(random(*SHAPE)), order="mean")
+        read(recording(random(*SHAPE)), order="mean")
 
 
 def test_the_recording_stays_as_it_was():
     scores = random(*SHAPE)
     for order in ORDERS:
-        reduce(recording(scores), order=order, temperature=3.0)
+        read(recording(scores), order=order, temperature=3.0)
     assert torch.equal(scores, random(*SHAPE))
 
 
 def test_maps_say_how_they_were_made():
-    settings = reduce(recording(random(*SHAPE)), steps="1-", temperature=2.0).settings
+    settings = read(recording(random(*SHAPE)), steps="1-", temperature=2.0).settings
     assert settings["model"] == "Tiny"
     assert (settings["steps"], settings["temperature"]) == ("1-", 2.0)
 
@@ -216,7 +226,7 @@ def test_pictures_of_a_batch_are_judged_apart():
 def test_a_concept_that_is_strong_everywhere_no_longer_hides_the_others():
     scores = random(1, 2, 3, 3, 6, 5)
     scores[:, :, :, 0] += 1.5  # sun leads at most patches, and wins nearly everywhere
-    plain, fair = (reduce(recording(scores), scale=scale) for scale in SCALES)
+    plain, fair = (read(recording(scores), scale=scale) for scale in SCALES)
     assert (plain.winners() == 0).float().mean() > 0.7
     assert (fair.winners() == 0).float().mean() < 0.5
 
@@ -226,7 +236,7 @@ def test_standardised_maps_do_not_depend_on_a_concepts_own_gain_and_level(gain, 
     scores = random(2, 2, 3, 3, 6, 5)
     other = scores.clone()
     other[:, :, :, 1] = gain * other[:, :, :, 1] + shift
-    first, second = (reduce(recording(s), scale="standardised").maps for s in (scores, other))
+    first, second = (read(recording(s), scale="standardised").maps for s in (scores, other))
     torch.testing.assert_close(first, second, atol=1e-4, rtol=0)
 
 
@@ -234,7 +244,7 @@ def test_standardised_maps_do_not_depend_on_a_concepts_own_gain_and_level(gain, 
 def test_an_absent_concept_stays_absent_when_standardised(order):
     scores = random(2, 2, 3, 3, 6, 5)
     scores[0, :, :, 2] -= 20  # in the first picture alone
-    maps = reduce(recording(scores), order=order, scale="standardised").maps
+    maps = read(recording(scores), order=order, scale="standardised").maps
     assert (maps[0, 2] == 0).all()
     assert maps[1, 2].max() > 1 / 3
     torch.testing.assert_close(maps.sum(1), torch.ones(2, 6, 5))
@@ -243,8 +253,8 @@ def test_an_absent_concept_stays_absent_when_standardised(order):
 def test_a_concept_of_one_value_everywhere_does_not_divide_by_zero():
     scores = random(1, 1, 1, 3, 4, 4)
     scores[:, :, :, 1] = 0.5
-    assert reduce(recording(scores), scale="standardised").maps.isfinite().all()
-    assert reduce(recording(random(1, 1, 1, 3, 1, 1)), scale="standardised").maps.isfinite().all()
+    assert read(recording(scores), scale="standardised").maps.isfinite().all()
+    assert read(recording(random(1, 1, 1, 3, 1, 1)), scale="standardised").maps.isfinite().all()
 
 
 # --- one picture, and words about it --------------------------------------------------------------
@@ -252,11 +262,11 @@ def test_a_concept_of_one_value_everywhere_does_not_divide_by_zero():
 
 @pytest.mark.parametrize("b", range(B))
 def test_one_picture_of_a_batch_takes_its_recording_along(b):
-    maps = reduce(recording(random(*SHAPE)), temperature=2.0)
+    maps = read(recording(random(*SHAPE)), temperature=2.0)
     alone = maps.picture(b)
     assert torch.equal(alone.maps, maps.maps[b : b + 1])
     assert (alone.concepts, alone.grid, alone.settings) == (maps.concepts, maps.grid, maps.settings)
-    assert torch.equal(reduce(alone.recording, temperature=2.0).maps, alone.maps)
+    assert torch.equal(read(alone.recording, temperature=2.0).maps, alone.maps)
     assert len(maps.maps) == len(maps.recording.scores) == B  # the batch stays as it was
     assert replace(maps, recording=None).picture(b).recording is None
 

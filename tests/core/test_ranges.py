@@ -32,6 +32,11 @@ def test_first_and_last_take_what_there_is(n, count):
     assert list(select(f"last {count}", n, "steps")) == everything[-count:]
 
 
+@pytest.mark.parametrize(("n", "half"), [(1, [0]), (2, [1]), (5, [3, 4]), (19, range(10, 19))])
+def test_the_last_half_rounds_down_and_is_never_empty(n, half):
+    assert list(select("last half", n, "blocks")) == list(half)
+
+
 @given(COUNT, st.integers(0, 30))
 def test_what_lies_outside_is_an_error_that_says_what_there_is(n, beyond):
     for text in (f"{n + beyond}", f"0-{n + beyond}"):
