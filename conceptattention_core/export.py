@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .concepts import ConceptSet
 from .maps import ConceptMaps, presence
-from .masks import MaskSpec, draw
-from .render import Picture, colour, heat_maps, label_map, overlay, sheet, to_image
+from .masks import MaskSpec, draw, sharpen, upsample
+from .render import LabelMap, Picture, colour, heat_maps, overlay, sheet, strongest, to_image
 
 
 def file_names(names: list[str]) -> list[str]:
@@ -39,15 +40,17 @@ def save(out: Path, image: Picture, maps: ConceptMaps, b: int, spec: MaskSpec) -
     files = file_names(names)
     (out / "masks").mkdir(parents=True, exist_ok=True)
     (out / "heatmaps").mkdir(exist_ok=True)
-    masks = draw(maps, spec=spec, image=to_image(image)[None])[:, 0]
+    sharp = sharpen(maps, to_image(image)[None])  # once: it costs more than all the rest
+    pixels = sharp if spec.edges else upsample(maps.maps, maps.grid, size)
+    masks, labels = draw(maps, spec=spec, pixels=pixels)[:, 0], strongest(sharp[0])
     for name, mask in zip(files, masks, strict=True):
         pixels = (mask.numpy() * 255).round().astype(np.uint8)
         Image.fromarray(pixels).save(out / "masks" / f"{name}.png")
     for name, heat in zip(files, heat_maps(maps, 0, size), strict=True):
         Image.fromarray(heat).save(out / "heatmaps" / f"{name}.png")
-    Image.fromarray(overlay(image, maps, 0)).save(out / "overlay.png")
+    Image.fromarray(overlay(image, maps, 0, labels=labels)).save(out / "overlay.png")
     Image.fromarray(sheet(image, maps, 0)).save(out / "sheet.png")
-    save_labels(out, image, maps, 0)
+    save_labels(out, labels, maps.concepts)
     return {
         "concepts": [
             {
@@ -71,15 +74,15 @@ def save(out: Path, image: Picture, maps: ConceptMaps, b: int, spec: MaskSpec) -
     }
 
 
-def save_labels(out: Path, image: Picture, maps: ConceptMaps, b: int) -> None:
+def save_labels(out: Path, labels: LabelMap, concepts: ConceptSet) -> None:
     """The label map as a palette PNG, and which name and colour stands for which value."""
-    labels = Image.fromarray(label_map(maps, b, image), mode="P")
-    colours = [colour(c) for c in range(len(maps.concepts))]
-    labels.putpalette([channel for rgb in colours for channel in rgb])
-    labels.save(out / "labels.png")
+    image = Image.fromarray(labels, mode="P")
+    colours = [colour(c) for c in range(len(concepts))]
+    image.putpalette([channel for rgb in colours for channel in rgb])
+    image.save(out / "labels.png")
     names = {
         c: {"name": concept.name, "colour": colours[c], "hidden": concept.hidden}
-        for c, concept in enumerate(maps.concepts.concepts)
+        for c, concept in enumerate(concepts.concepts)
     }
     (out / "labels.json").write_text(
         json.dumps(names, ensure_ascii=False, indent=1) + "\n", "utf-8"

@@ -83,23 +83,24 @@ def draw(
     *,
     size: tuple[int, int] | None = None,
     image: Tensor | None = None,
+    pixels: Tensor | None = None,
 ) -> Tensor:
     """One mask per concept, `c b h w`, float32, 0..1, for all shown concepts or for `names`.
 
     With the pictures `image` (b h w rgb, 0..1) masks have their size, else `size` (h, w), else
     what the latent decodes to. Hard masks are exactly 0 or 1 before they are feathered.
+    `pixels` are the maps on pixels (`b c h w`, by `sharpen` or `upsample`) where they are at hand.
     """
     wanted = maps.concepts.shown if names is None else [maps.concepts.find(n) for n in names]
     if not wanted:
         raise ConceptAttentionError(
             f"No concept was named. Recorded: {', '.join(maps.concepts.names)}."
         )
-    if image is None:
-        pixels = upsample(maps.maps, maps.grid, size)
-    elif spec.edges:
+    if pixels is None and image is not None and spec.edges:
         pixels = sharpen(maps, image)
-    else:
-        pixels = upsample(maps.maps, maps.grid, (image.shape[1], image.shape[2]))
+    elif pixels is None:
+        size = size if image is None else (image.shape[1], image.shape[2])
+        pixels = upsample(maps.maps, maps.grid, size)
     shown = presence(maps)
     # masks that tile the picture keep every pixel that their concept has won
     keep_absent = spec.keep_absent or spec.threshold == "competition"

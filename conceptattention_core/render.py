@@ -15,6 +15,7 @@ from .masks import sharpen, upsample
 from .recording import Recording
 
 Picture = NDArray[np.uint8]  # h w rgb
+LabelMap = NDArray[np.uint8]  # h w: positions of concepts
 
 MOST_TILES = 20
 PAPER = (250, 250, 248)
@@ -50,7 +51,7 @@ def heat_maps(maps: ConceptMaps, b: int, size: tuple[int, int] | None = None) ->
     return [heat_map(heat, low, high) for heat in pixels]
 
 
-def label_map(maps: ConceptMaps, b: int, image: Picture | None = None) -> NDArray[np.uint8]:
+def label_map(maps: ConceptMaps, b: int, image: Picture | None = None) -> LabelMap:
     """The position in `maps.concepts` of the strongest concept at each pixel, `h w`.
 
     With the picture it follows its edges.
@@ -60,15 +61,27 @@ def label_map(maps: ConceptMaps, b: int, image: Picture | None = None) -> NDArra
         pixels = upsample(maps.maps, maps.grid)[0]
     else:
         pixels = sharpen(maps, to_image(image)[None])[0]
+    return strongest(pixels)
+
+
+def strongest(pixels: Tensor) -> LabelMap:
+    """The position of the strongest of maps `c h w` at each pixel, `h w`."""
     return pixels.argmax(dim=0).cpu().numpy().astype(np.uint8)
 
 
-def overlay(image: Picture, maps: ConceptMaps, b: int, strength: float = 0.7) -> Picture:
+def overlay(
+    image: Picture,
+    maps: ConceptMaps,
+    b: int,
+    strength: float = 0.7,
+    labels: LabelMap | None = None,
+) -> Picture:
     """Each region of the picture in the colour of its strongest concept, with a legend below.
 
     `strength` (0..1) is how much of the picture the colour hides. Hidden concepts stay uncoloured.
+    `labels` spares finding the label map where it is at hand.
     """
-    labels = label_map(maps, b, image)
+    labels = label_map(maps, b, image) if labels is None else labels
     palette = np.array([colour(c) for c in range(len(maps.concepts))], np.float32)
     shown = np.isin(labels, maps.concepts.shown)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
@@ -97,9 +110,8 @@ def sheet(image: Picture, maps: ConceptMaps, b: int) -> Picture:
     return canvas
 
 
-def labels(maps: ConceptMaps, b: int, image: Picture | None = None) -> Picture:
-    """The label map in flat colours with a legend below; hidden concepts are pale."""
-    found = label_map(maps, b, image)
+def paint_labels(found: LabelMap, maps: ConceptMaps, b: int) -> Picture:
+    """A label map in flat colours with a legend below; hidden concepts are pale."""
     palette = np.array(
         [colour(c) if c in maps.concepts.shown else PAPER for c in range(len(maps.concepts))],
         np.uint8,
@@ -219,7 +231,7 @@ def _caption(text: str, width: int) -> Picture:
     return np.asarray(strip)
 
 
-def _borders(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _borders(labels: LabelMap) -> NDArray[np.bool_]:
     edges = np.zeros(labels.shape, bool)
     edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edges[1:] |= labels[1:] != labels[:-1]

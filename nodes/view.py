@@ -83,8 +83,8 @@ class Labels(io.ComfyNode):
     def execute(cls, maps, image) -> io.NodeOutput:
         check_picture(maps, image)
         pictures = [render.to_picture(one) for one in image]
-        views = [render.labels(maps, b, picture) for b, picture in enumerate(pictures)]
         numbers = [render.label_map(maps, b, picture) for b, picture in enumerate(pictures)]
+        views = [render.paint_labels(found, maps, b) for b, found in enumerate(numbers)]
         return io.NodeOutput(
             torch.stack([render.to_image(view) for view in views]),
             torch.stack([torch.from_numpy(one).float() / 255 for one in numbers]),

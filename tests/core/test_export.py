@@ -102,7 +102,7 @@ def test_the_report_tells_what_is_where(maps, report):
 
 def test_labels_and_their_names_and_colours_agree(tmp_path):
     maps = soft_maps(names="日本")
-    save_labels(tmp_path, PICTURE, maps, 0)
+    save_labels(tmp_path, render.label_map(maps, 0, PICTURE), maps.concepts)
     image = Image.open(tmp_path / "labels.png")
     names = json.loads((tmp_path / "labels.json").read_text("utf-8"))
     assert image.mode == "P"

@@ -189,7 +189,8 @@ def test_as_many_labels_as_concepts_fit():
 @pytest.mark.parametrize("image", [None, PICTURE])
 def test_labels_are_flat_in_each_concepts_colour_with_the_legend_below(image):
     maps = soft_maps(names="sun")
-    out, found = render.labels(maps, 1, image), render.label_map(maps, 1, image)
+    found = render.label_map(maps, 1, image)
+    out = render.paint_labels(found, maps, 1)
     assert out.dtype == np.uint8
     for c, flat in enumerate((render.colour(0), render.PAPER)):  # the hidden background is pale
         assert (found == c).any()
@@ -201,8 +202,9 @@ def test_sixty_four_labels_have_their_numbers_and_colours():
     owners = np.random.default_rng(0).permutation(64).reshape(8, 8)
     maps = territories(owners.tolist(), SIXTY_FOUR, Grid.of_latent(16, 16))
     middles = slice(8, 128, 16)
-    assert np.array_equal(render.label_map(maps, 0)[middles, middles], owners)
-    colours = render.labels(maps, 0)[:128][middles, middles]
+    found = render.label_map(maps, 0)
+    assert np.array_equal(found[middles, middles], owners)
+    colours = render.paint_labels(found, maps, 0)[:128][middles, middles]
     assert [tuple(rgb) for rgb in colours.reshape(-1, 3)] == [
         render.colour(c) for c in owners.flatten()
     ]
