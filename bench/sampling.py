@@ -1,10 +1,10 @@
-"""What recording costs: plain sampling, recorded sampling and the paper's way, in turn.
+"""What recording costs: plain sampling, recorded sampling and others to compare, in turn.
 
     COMFYUI_PATH=... python -m bench.sampling                     # mid-size random Flux, CPU
     COMFYUI_PATH=... python -m bench.sampling --true-size         # Flux's own size, one GPU, bf16
 
 Runs in the Python of a ComfyUI (0.3.64 or newer) through its real classes; weights are random,
-because time does not depend on them. The three ways take turns inside each round, so a machine
+because time does not depend on them. The ways take turns inside each round, so a machine
 whose speed drifts slows all of them; figures are ratios to the plain run of the same round. On a
 CPU the seconds are those of one thread on a processor, which other programs disturb least; on a
 GPU they are seconds of the clock.
@@ -128,25 +128,34 @@ class Case:
     concepts: int
     steps: int
     rounds: int
-    with_papers_way: bool
+    with_others: bool
+    """Whether also with a live preview at every step, with bounces, and the paper's way."""
+
+
+RECORDED, LIVE, BOUNCED, PAPERS = "recorded", "live", "one bounce", "paper's way"
 
 
 def measure(model, device: str, case: Case) -> dict[str, Any]:
     """Seconds of each way and its ratio to plain, over `rounds` rounds after one warm-up."""
     import comfy.sample
 
+    from conceptattention_core.attention import Method
     from conceptattention_core.concepts import Concept, ConceptSet
+    from conceptattention_core.hosts.comfyui.live import Live
     from conceptattention_core.hosts.comfyui.patch import record
     from conceptattention_core.hosts.comfyui.store import STORE
     from conceptattention_core.recording import RecordSpec
 
     clip = TwoWordEncoder(4096)
     words = [f"{WORDS[i % len(WORDS)]}{i}" for i in range(case.concepts)]
-    spec = RecordSpec(ConceptSet(tuple(Concept(word, word) for word in words)))
+    concepts = ConceptSet(tuple(Concept(word, word) for word in words))
+    spec, bounced = RecordSpec(concepts), RecordSpec(concepts, method=Method(bounces=1))
     kept: list[torch.Tensor] = []
-    ways = {"plain": model, "recorded": record(model, clip, spec)}
-    if case.with_papers_way:
-        ways["paper's way"] = papers_way(model, clip, words, kept)
+    ways = {"plain": model, RECORDED: record(model, clip, spec)}
+    if case.with_others:
+        ways[LIVE] = record(model, clip, spec, live=Live(words[0], 1))
+        ways[BOUNCED] = record(model, clip, bounced)
+        ways[PAPERS] = papers_way(model, clip, words, kept)
     side = round(case.tokens**0.5) * 2
     noise, empty = torch.randn(1, 16, side, side), torch.zeros(1, 16, side, side)
     prompt = [[torch.randn(1, 256, 4096), {"pooled_output": torch.randn(1, 768)}]]
@@ -167,7 +176,7 @@ def measure(model, device: str, case: Case) -> dict[str, Any]:
             torch.cuda.synchronize()
         seconds = clock() - start
         peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
-        if way == "recorded":
+        if way in (RECORDED, LIVE, BOUNCED):
             held = STORE.find(latent).nbytes
         else:
             held = sum(tensor.nbytes for tensor in kept)
@@ -189,7 +198,7 @@ def measure(model, device: str, case: Case) -> dict[str, Any]:
     }
     return {
         **case.__dict__,
-        "picture unchanged": torch.equal(latents["plain"], latents["recorded"]),
+        "picture unchanged": all(torch.equal(latents["plain"], own) for own in latents.values()),
         "seconds": {way: round(statistics.median(took), 3) for way, took in seconds.items()},
         "ratio": {
             way: {
@@ -213,21 +222,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The figures as Markdown."""
     lines = [
         "| image tokens | concepts | steps | plain | recorded / plain (min-max) "
-        "| paper's way / plain (min-max) | recording on host | paper's way on host "
-        "| extra device memory |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| with live previews | with one bounce | paper's way / plain | recording on host "
+        "| paper's way on host | extra device memory |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cells = [str(row["tokens"]), str(row["concepts"]), str(row["steps"])]
         cells.append(f"{row['seconds']['plain']:.2f} s")
-        for way in ("recorded", "paper's way"):
+        for way in (RECORDED, LIVE, BOUNCED, PAPERS):
             r = row["ratio"].get(way)
             cells.append(
                 f"**{r['median']:.3f}** ({r['min']:.3f}-{r['max']:.3f})" if r else "not run"
             )
-        for way in ("recorded", "paper's way"):
+        for way in (RECORDED, PAPERS):
             cells.append(f"{row['host MiB'][way]:.1f} MiB" if way in row["host MiB"] else "not run")
-        extra = row["extra device MiB"].get("recorded")
+        extra = row["extra device MiB"].get(RECORDED)
         cells.append("no GPU" if extra is None else f"{extra:.1f} MiB")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
