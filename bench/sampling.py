@@ -100,7 +100,7 @@ def papers_way(model, clip, words: list[str], kept: list[torch.Tensor]):
 
             def tap(attention, q, k, v, heads, *rest, **kwargs):
                 out = attention(q, k, v, heads, *rest, **kwargs)
-                joint = state["ride"].block(index)
+                joint = state["ride"].block(index, args["vec"])
                 own = joint.heads(state["concepts"])
                 both = [
                     torch.cat([c, x[:, :, text:]], 2) for c, x in zip(own, (q, k, v), strict=True)

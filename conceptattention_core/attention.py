@@ -20,17 +20,26 @@ from . import ConceptAttentionError
 
 @dataclass(frozen=True)
 class Vectors:
-    """One stream inside an attention layer; n is t for concepts and p for the image.
+    """The image inside an attention layer.
 
-    The image's keys and values are the very tensors of the ordinary attention, positions applied.
+    Its keys and values are the very tensors of the ordinary attention, positions applied.
     `outputs` are attention outputs *before* the output projection.
     """
 
-    keys: Tensor  # b head n d
-    values: Tensor  # b head n d
-    outputs: Tensor  # b n (head d)
-    unplaced_queries: Callable[[], Tensor]  # b head n d, before positions; asked for on demand
-    queries: Callable[[], Tensor]  # b head n d, positions applied; asked for on demand
+    keys: Tensor  # b head p d
+    values: Tensor  # b head p d
+    outputs: Tensor  # b p (head d)
+    unplaced_queries: Callable[[], Tensor]  # b head p d, before positions; asked for on demand
+    queries: Callable[[], Tensor]  # b head p d, positions applied; asked for on demand
+
+
+@dataclass(frozen=True)
+class Riders:
+    """The concepts inside an attention layer, their keys as they are before positions."""
+
+    keys: Tensor  # b head t d
+    values: Tensor  # b head t d
+    outputs: Tensor  # b t (head d)
 
 
 class JointBlock(Protocol):
@@ -38,6 +47,10 @@ class JointBlock(Protocol):
 
     def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values `b head t d` of the concept stream `b t (head d)`."""
+        ...
+
+    def place(self, heads: Tensor) -> Tensor:
+        """Queries or keys `b head t d` at the positions where concepts stand among the text."""
         ...
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
@@ -76,21 +89,21 @@ ATTEND: dict[str, Callable[[Tensor, Tensor, Tensor, Vectors], Tensor]] = {
 # Where concepts and patches are compared. Each score is linear in the concept's vector.
 
 
-def _score_outputs(concepts: Vectors, image: Vectors, mean: Tensor) -> Tensor:
+def _score_outputs(concepts: Riders, image: Vectors, mean: Tensor) -> Tensor:
     return _similarity(mean @ concepts.outputs, image.outputs)
 
 
-def _score_cross_attention(concepts: Vectors, image: Vectors, mean: Tensor) -> Tensor:
+def _score_cross_attention(concepts: Riders, image: Vectors, mean: Tensor) -> Tensor:
     """The paper's comparison: concept key, image query before positions, mean over heads."""
     heads = concepts.keys.shape[1]
     return _similarity(mean @ _merge(concepts.keys), _merge(image.unplaced_queries())) / heads
 
 
-def _score_values(concepts: Vectors, image: Vectors, mean: Tensor) -> Tensor:
+def _score_values(concepts: Riders, image: Vectors, mean: Tensor) -> Tensor:
     return _similarity(mean @ _merge(concepts.values), _merge(image.values))
 
 
-SPACES: dict[str, Callable[[Vectors, Vectors, Tensor], Tensor]] = {
+SPACES: dict[str, Callable[[Riders, Vectors, Tensor], Tensor]] = {
     "output": _score_outputs,
     "cross-attention": _score_cross_attention,
     "value": _score_values,
@@ -139,8 +152,8 @@ def step(
     vectors because the score is linear in them.
     """
     q, k, v = block.heads(concepts)
-    attended = _merge(ATTEND[method.attend](q, k, v, image))
-    riders = Vectors(k, v, attended, unplaced_queries=lambda: q, queries=lambda: q)
+    attended = _merge(ATTEND[method.attend](block.place(q), block.place(k), v, image))
+    riders = Riders(k, v, attended)
     scores = SPACES[method.space](riders, image, mean.to(attended))
     if method.bounces:
         scores = propagate(scores, image, method.bounces)

@@ -2,7 +2,7 @@
 
 import gc
 import tracemalloc
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 
 import comfy.model_management
@@ -155,17 +155,30 @@ def test_the_denoised_latent_finds_the_same_recording(tiny):
 # --- Law 2: riding equals being the prompt --------------------------------------------------------
 
 
-def call_apart(block: nn.Module, args: dict) -> tuple[dict, dict]:
-    """Run one block and keep its output and what its attention was called with and gave."""
+def call_apart(tiny: Tiny, block: nn.Module, args: dict) -> tuple[dict, dict]:
+    """Run one block and keep its output and what its joint attention was called with and gave."""
     seen = {}
+    joint = args["txt"].shape[1] + args["img"].shape[1]
 
-    def override(attention, q, k, v, *rest, **kwargs):
-        out = attention(q, k, v, *rest, **kwargs)
-        seen.update(q=q.clone(), k=k.clone(), v=v.clone(), out=out.clone())
+    def override(attention, q, k, v, heads, *rest, **kwargs):
+        out = attention(q, k, v, heads, *rest, **kwargs)
+        if not kwargs.get("skip_reshape"):
+            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+        if q.shape[2] == joint:
+            seen.update(q=q.clone(), k=k.clone(), v=v.clone(), out=out.clone())
         return out
 
-    img, txt = block(**args, transformer_options={patch.OVERRIDE: override})
-    return {"img": img, "txt": txt}, seen
+    return tiny.run(block, args, {patch.OVERRIDE: override}), seen
+
+
+def of_rows(value, rows: slice):
+    """The rows of a batch of what a block was called with."""
+    if isinstance(value, Tensor):
+        return value[rows].clone() if len(value) > 1 else value.clone()
+    if isinstance(value, tuple):
+        return tuple(of_rows(part, rows) for part in value)
+    parts = {field.name: of_rows(getattr(value, field.name), rows) for field in fields(value)}
+    return replace(value, **parts)
 
 
 class Witness:
@@ -191,16 +204,20 @@ class Witness:
             at = options["cond_or_uncond"].index(patch.POSITIVE) * self.b
             rows = slice(at, at + self.b)
             self.args[index] = {
-                name: value[rows].clone() for name, value in args.items() if torch.is_tensor(value)
+                name: of_rows(value, rows)
+                for name, value in args.items()
+                if isinstance(value, (Tensor, tuple))
             }
+            joint = args["txt"].shape[1] + args["img"].shape[1]
 
             def override(attention, *rest, **kwargs):
                 out = attention(*rest, **kwargs)
-                self.out[index] = out[rows].clone()
+                if out.shape[1] == joint:
+                    self.out[index] = out[rows].clone()
                 return out
 
             def before_positions(_module, _args, out):
-                self.queries[index] = out[0][rows].clone()
+                self.queries[index] = self.tiny.queries(out)[rows].clone()
 
             options = {**options, patch.OVERRIDE: override}
             placeless = self.tiny.placeless(self.tiny.block(self.network, index))
@@ -216,10 +233,7 @@ class Witness:
 def scores_as_prompt(tiny: Tiny, witness: Witness, words: list[list[str]], space: str, grid):
     """For each block the scores `b c y x` of concepts that *are* the block's text."""
     clip = tiny.clip()
-    each = [clip.tokenize(word) for own in words for word in own]
-    rows = torch.cat(
-        [clip.encode_from_tokens(one, return_dict=True)["cond"][0, :1] for one in each]
-    )
+    rows = torch.cat([clip.row(word) for own in words for word in own])
     tokens = [c for c, own in enumerate(words) for _ in own]
     text = witness.args[0]["txt"].shape[1]
     patches = grid.y * grid.x
@@ -227,7 +241,7 @@ def scores_as_prompt(tiny: Tiny, witness: Witness, words: list[list[str]], space
     found = []
     for index, args in sorted(witness.args.items()):
         given = tiny.as_text(args, stream, text, patches)
-        out, seen = call_apart(tiny.block(witness.network, index), given)
+        out, seen = call_apart(tiny, tiny.block(witness.network, index), given)
         stream = out["txt"]
         if space == "output":
             of_tokens = seen["out"][:, : len(rows)]
@@ -252,6 +266,8 @@ def scores_as_prompt(tiny: Tiny, witness: Witness, words: list[list[str]], space
 @pytest.mark.parametrize(("cfg", "references"), [(1.0, 0), (3.0, 0), (1.0, 2)])
 def test_riding_equals_being_the_prompt(tiny, space, cfg, references):
     more = {}
+    if references and not tiny.references:
+        pytest.skip("this family has no reference pictures")
     if references:  # Kontext: tokens of other pictures behind those of this one
         more = {"reference_latents": [tiny.latent(1, 6, 9, seed=n) for n in range(references)]}
     witness = Witness(tiny, b=2)
@@ -270,22 +286,24 @@ def test_riding_equals_being_the_prompt(tiny, space, cfg, references):
         assert error <= 1e-5, f"block {index}: {error}"
 
 
+@torch.inference_mode()
 def test_the_prompts_pooled_vector_does_not_reach_the_concepts(tiny):
     network = tiny.model().model.diffusion_model
     family = find(network)
-    rows, rides = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)), []
+    rows, rides, vecs = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)), [], []
     for pooled in (1.0, 0.0):
         witness = Witness(tiny, b=2)
         prompt = tiny.prompt(1, pooled=pooled)
         tiny.sample(witness.on(tiny.model()), (2, 5, 7), steps=1, positive=prompt)
         y = prompt[0][1]["pooled_output"].expand(2, -1)
+        vecs.append([args["vec"] for args in witness.args.values()])
         rides.append(family.enter(network, rows, witness.args[0], {"y": y}))
+    concepts = rides[0].concepts
     for index in range(family.depth(network)):
-        heads = [ride.block(index).heads(rides[0].concepts) for ride in rides]
+        blocks = [ride.block(index, vec[index]) for ride, vec in zip(rides, vecs, strict=True)]
+        heads = [block.heads(concepts) for block in blocks]
         torch.testing.assert_close(*heads, rtol=1e-4, atol=1e-5)
-        after = [
-            ride.block(index).update(rides[0].concepts, rides[0].concepts * 0.5) for ride in rides
-        ]
+        after = [block.update(concepts, concepts * 0.5) for block in blocks]
         torch.testing.assert_close(*after, rtol=1e-4, atol=1e-5)
 
 
@@ -308,11 +326,11 @@ def record_of(tiny: Tiny, words: str = CONCEPTS, **spec) -> Recording:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_permuted_concepts_give_permuted_maps_that_share_one(tiny, order):
-    plain = reduce(record_of(tiny, "cat, red dog, sky"), order=order).maps
-    turned = reduce(record_of(tiny, "sky, cat, red dog"), order=order).maps
+    plain = reduce(record_of(tiny, "cat, red dog, sky"), order=order, blocks="all").maps
+    turned = reduce(record_of(tiny, "sky, cat, red dog"), order=order, blocks="all").maps
     torch.testing.assert_close(turned, plain[:, [2, 0, 1]], rtol=0, atol=1e-4)
     torch.testing.assert_close(plain.sum(1), torch.ones_like(plain[:, 0]))
-    assert plain.std() > 0.01
+    assert plain.std() > 1e-3  # far more than what they may differ by
 
 
 def test_the_same_words_under_two_names_get_equal_maps(tiny):
@@ -528,6 +546,8 @@ def test_steps_that_another_pack_skips_are_left_out(tiny):
         return kept[step]
 
     model = tiny.recorded()
+    if not tiny.wrapped:
+        pytest.skip("ComfyUI calls no such wrappers for this family")
     model.add_wrapper_with_key(patch.WrappersMP.DIFFUSION_MODEL, "lazy", reuse)
     latent = tiny.sample(model, steps=3)
     assert STORE.find(latent).steps == ((0, 0), (2, 2))
@@ -592,11 +612,6 @@ def test_flux_2_and_its_like_are_not_taken_for_flux_1():
         assert not FLUX.matches(other)
 
 
-def reads(text: str) -> list[tuple[int, float]]:
-    """The tokens of a text in which no bracket weighs anything."""
-    return [(2 + sum(map(ord, word)), 1.0) for word in text.split()]
-
-
 def test_a_concept_is_its_own_tokens_without_end_and_pads():
     rows = FLUX.embed(WordReader(), ["cat", "very red dog"])
     alone = [FLUX.embed(WordReader(), [words])[0] for words in ("cat", "very red dog")]
@@ -624,7 +639,7 @@ def test_a_clip_without_t5_is_refused_with_what_to_do():
             return {"l": super().tokenize(text)["l"]}
 
     tiny = replace(TINY["Flux.1"], clip=OnlyClip)
-    with pytest.raises(ConceptAttentionError, match="with T5; this CLIP has l. Connect the CLIP"):
+    with pytest.raises(ConceptAttentionError, match="with 't5xxl'; this CLIP has l. Connect"):
         tiny.recorded()
 
 

@@ -34,6 +34,9 @@ class Block:
         self.seen.append(concepts)
         return self.q, self.k, self.v
 
+    def place(self, heads):
+        return heads
+
     def update(self, concepts, attended):
         self.seen.append(attended)
         return concepts + 2 * attended

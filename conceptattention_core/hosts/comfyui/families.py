@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from ... import ConceptAttentionError
 from ...attention import JointBlock
 from ...recording import Grid
+from .chroma import Chroma
 from .flux import Flux
+from .sd3 import SD3
 
 
 class Ride(Protocol):
@@ -21,7 +23,9 @@ class Ride(Protocol):
         """The stream as it enters block 0, `b t (head d)`."""
         ...
 
-    def block(self, index: int) -> JointBlock: ...
+    def block(self, index: int, vec: Any) -> JointBlock:
+        """A block's text side; `vec` is what the block was called with to be modulated by."""
+        ...
 
     def unplaced(self, queries: Tensor, image: slice) -> Tensor:
         """Image queries `b head p d` as they were before positions were applied."""
@@ -52,7 +56,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: list[Family] = [Flux()]
+FAMILIES: list[Family] = [Flux(), Chroma(), SD3()]
 
 
 def find(model: nn.Module) -> Family:

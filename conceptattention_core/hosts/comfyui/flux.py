@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comfy.ldm.flux.layers import DoubleStreamBlock, ModulationOut
 from comfy.ldm.flux.model import Flux as FluxModel
-from einops import einsum, rearrange
 from torch import Tensor, nn
 
-from ... import ConceptAttentionError
 from ...recording import Grid
-
-T5 = "t5xxl"
-T5_END = 1
+from .double_stream import DoubleStream, unplace
+from .reading import read_t5
 
 
 class Flux:
@@ -38,20 +34,7 @@ class Flux:
         return Grid.of_latent(h, w, patch=model.patch_size)
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        tokens = [clip.tokenize(_literal(text)) for text in words]
-        if T5 not in tokens[0]:
-            raise ConceptAttentionError(
-                f"Flux.1 reads concepts with T5; this CLIP has {', '.join(tokens[0])}. "
-                "Connect the CLIP that encodes the prompt."
-            )
-        batch = [one[T5][0] for one in tokens]
-        lengths = {len(ids) for ids in batch}
-        if len(lengths) == 1:  # one call of the text encoder for all
-            encoded = clip.encode_from_tokens({**tokens[0], T5: batch}, return_dict=True)["cond"]
-            rows = rearrange(encoded, "1 (c n) d -> c n d", c=len(words))
-        else:
-            rows = [clip.encode_from_tokens(one, return_dict=True)["cond"][0] for one in tokens]
-        return [row[: _own_length(ids)] for row, ids in zip(rows, batch, strict=True)]
+        return read_t5(clip, words, self.name)
 
     def enter(
         self, model: FluxModel, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]
@@ -72,54 +55,9 @@ class FluxRide:
     vec: Tensor
     positions: Tensor  # b 1 (t p) d/2 2 2
 
-    def block(self, index: int) -> "FluxBlock":
+    def block(self, index: int, vec: Any) -> DoubleStream:
         block = self.model.double_blocks[index]
-        return FluxBlock(block, *block.txt_mod(self.vec))
+        return DoubleStream(block, *block.txt_mod(self.vec))
 
     def unplaced(self, queries: Tensor, image: slice) -> Tensor:
-        # a rotation is undone by its transpose
-        pairs = rearrange(queries, "b head p (d two) -> b head p d two", two=2).float()
-        turns = self.positions[:, :, image]
-        turned = einsum(turns, pairs, "b one p d i j, b head p d i -> b head p d j")
-        return rearrange(turned, "b head p d two -> b head p (d two)").to(queries)
-
-
-@dataclass(frozen=True)
-class FluxBlock:
-    block: DoubleStreamBlock
-    before_attention: ModulationOut
-    before_mlp: ModulationOut
-
-    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        modulated = _modulate(self.block.txt_norm1(concepts), self.before_attention)
-        q, k, v = rearrange(
-            self.block.txt_attn.qkv(modulated),
-            "b t (three head d) -> three b head t d",
-            three=3,
-            head=self.block.num_heads,
-        )
-        q, k = self.block.txt_attn.norm(q, k, v)
-        return q, k, v
-
-    def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
-        concepts = concepts + self.before_attention.gate * self.block.txt_attn.proj(attended)
-        modulated = _modulate(self.block.txt_norm2(concepts), self.before_mlp)
-        concepts = concepts + self.before_mlp.gate * self.block.txt_mlp(modulated)
-        if concepts.dtype == torch.float16:  # the block guards its own text stream the same way
-            concepts = concepts.nan_to_num(nan=0.0, posinf=65504, neginf=-65504)
-        return concepts
-
-
-def _modulate(normed: Tensor, by: ModulationOut) -> Tensor:
-    return torch.addcmul(by.shift, normed, 1 + by.scale)
-
-
-def _own_length(ids: list[tuple]) -> int:
-    """How many tokens stand before the end token; an embedding's tokens are vectors."""
-    ends = (i for i, (token, *_) in enumerate(ids) if isinstance(token, int) and token == T5_END)
-    return next(ends, len(ids))
-
-
-def _literal(words: str) -> str:
-    """Keep the tokenizer from reading `(word:1.2)` in a concept as a weight."""
-    return words.replace("(", r"\(").replace(")", r"\)")
+        return unplace(queries, self.positions[:, :, image])

@@ -7,7 +7,7 @@ Around a block's own attention the concepts take their step; image tensors are o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -173,15 +173,21 @@ def _around_attention(
         else:
             out = earlier(attention, q, k, v, heads, *rest, **kwargs)
         if not kwargs.get("skip_reshape"):
-            q, k, v = (rearrange(x, "b n (head d) -> b head n d", head=heads) for x in (q, k, v))
+            q, k, v = (_split_heads(x, heads) for x in (q, k, v))
         if q.shape[2] == text + image:
             merged = out
             if kwargs.get("skip_output_reshape"):
                 merged = rearrange(out, "b head n d -> b n (head d)")
-            forward.step(index, text, q, k, v, merged)
+            forward.step(index, text, args["vec"], q, k, v, merged)
         return out
 
     return around_attention
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    if x.ndim == 4:  # SD3 leaves its values apart
+        return rearrange(x, "b n head d -> b head n d")
+    return rearrange(x, "b n (head d) -> b head n d", head=heads)
 
 
 class Run:
@@ -235,7 +241,9 @@ class Forward:
             self.mean = self.mean.to(self.concepts)
         return self.ride is not None and index == self.at
 
-    def step(self, index: int, text: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+    def step(
+        self, index: int, text: int, vec: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor
+    ) -> None:
         """Take one block, given its joint attention, text before image, `b head n d`."""
         ride, concepts = self.ride, self.concepts
         if index != self.at or ride is None or concepts is None:
@@ -250,7 +258,7 @@ class Forward:
         )
         tour = self.run.tour
         self.concepts, scores = step(
-            ride.block(index), concepts, image, self.mean, tour.spec.method
+            ride.block(index, self._positive(vec)), concepts, image, self.mean, tour.spec.method
         )
         if index in tour.blocks:
             self.scores.append(
@@ -262,6 +270,11 @@ class Forward:
 
     def _positive(self, value: Any) -> Any:
         """The rows of the positive prompt; what has no row per picture is returned as it is."""
+        if isinstance(value, tuple):
+            return tuple(self._positive(part) for part in value)
+        if is_dataclass(value) and not isinstance(value, type):  # the modulation of a block
+            parts = {part.name: self._positive(getattr(value, part.name)) for part in fields(value)}
+            return replace(value, **parts)
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != self.batch:
             return value
         rows = [value[i * self.size : (i + 1) * self.size] for i in self.chunks]

@@ -170,6 +170,9 @@ class FluxBlock:
         q, k, v = (_split(x, attention.heads) for x in projected)
         return attention.norm_added_q(q), attention.norm_added_k(k), v
 
+    def place(self, heads: Tensor) -> Tensor:
+        return heads  # at the origin
+
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
         gate, shift, scale, mlp_gate = (by[:, None] for by in self.gates)
         concepts = concepts + gate * self.block.attn.to_add_out(attended)

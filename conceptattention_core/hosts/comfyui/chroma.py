@@ -1,0 +1,55 @@
+"""Chroma and Chroma Radiance: Flux's blocks, their modulation told from outside.
+
+A concept is read by T5, unpadded as Chroma's prompts are; there is no pooled vector. Its position
+is the origin. The modulation of a block's text side depends on the noise level alone.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy.ldm.chroma.model import Chroma as ChromaModel
+from torch import Tensor, nn
+
+from ...recording import Grid
+from .double_stream import DoubleStream, unplace
+from .reading import read_t5
+
+PIXEL_PATCH = 16
+
+
+class Chroma:
+    name = "Chroma"
+
+    def matches(self, model: nn.Module) -> bool:
+        return isinstance(model, ChromaModel)
+
+    def depth(self, model: ChromaModel) -> int:
+        return len(model.double_blocks)
+
+    def grid(self, model: ChromaModel, h: int, w: int) -> Grid:
+        if model.patch_size >= PIXEL_PATCH:  # Radiance: what is noised is the picture itself
+            return Grid.of_latent(h, w, patch=model.patch_size, scale=1)
+        return Grid.of_latent(h, w, patch=model.patch_size)
+
+    def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
+        return read_t5(clip, words, self.name)
+
+    def enter(
+        self, model: ChromaModel, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]
+    ) -> "ChromaRide":
+        txt = args["txt"]
+        return ChromaRide(model, model.txt_in(rows.to(txt)).expand(len(txt), -1, -1), args["pe"])
+
+
+@dataclass(frozen=True)
+class ChromaRide:
+    model: ChromaModel
+    concepts: Tensor
+    positions: Tensor  # b 1 (t p) d/2 2 2
+
+    def block(self, index: int, vec: Any) -> DoubleStream:
+        _, text = vec
+        return DoubleStream(self.model.double_blocks[index], *text)
+
+    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+        return unplace(queries, self.positions[:, :, image])

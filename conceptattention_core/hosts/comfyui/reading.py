@@ -1,0 +1,106 @@
+"""How concepts are read: the rows of a text encoder that belong to a concept's own words."""
+
+from itertools import takewhile
+from typing import Any
+
+from einops import rearrange
+from torch import Tensor
+
+from ... import ConceptAttentionError
+
+T5 = "t5xxl"
+T5_END = 1
+
+Tokens = list[tuple]  # (id or vector, weight, ...)
+
+
+def tokenize(clip: Any, words: list[str], key: str, family: str) -> list[dict[str, list[Tokens]]]:
+    """The tokens of each concept, by encoder; `key` is the encoder that this family reads with."""
+    tokens = [clip.tokenize(_literal(text)) for text in words]
+    if key not in tokens[0]:
+        raise ConceptAttentionError(
+            f"{family} reads concepts with '{key}'; this CLIP has {', '.join(tokens[0])}. "
+            "Connect the CLIP that encodes the prompt."
+        )
+    return tokens
+
+
+def encode(clip: Any, tokens: list[dict[str, list[Tokens]]], key: str) -> list[Tensor]:
+    """The rows `n d` of each concept, template and padding included.
+
+    One call of the text encoder for all, where it reads with nothing but `key` and they have one
+    length.
+    """
+    batch = [one[key][0] for one in tokens]
+    if len({len(ids) for ids in batch}) == 1:
+        encoded = encode_one(clip, {**tokens[0], key: batch})
+        return list(rearrange(encoded, "(c n) d -> c n d", c=len(tokens)))
+    return [encode_one(clip, one) for one in tokens]
+
+
+def encode_one(clip: Any, tokens: dict[str, list[Tokens]]) -> Tensor:
+    """The rows `n d` of a text."""
+    return clip.encode_from_tokens(tokens, return_dict=True)["cond"][0]
+
+
+def read_t5(clip: Any, words: list[str], family: str) -> list[Tensor]:
+    """For each concept the rows of its own tokens, by T5 alone, padded as a prompt is."""
+    tokens = tokenize(clip, words, T5, family)
+    rows = encode(clip, tokens, T5)
+    return [own[: count_until(one[T5][0], T5_END)] for own, one in zip(rows, tokens, strict=True)]
+
+
+def read_template(clip: Any, words: list[str], key: str, family: str) -> list[tuple[Tensor, range]]:
+    """For each concept the rows of its own tokens inside the prompt's template, and their places.
+
+    Language models read from left to right: a word means what it means after the template. Places
+    count from the end of the text (the last is -1), because some encoders drop the beginning.
+    """
+    (empty,) = tokenize(clip, [""], key, family)
+    found = []
+    for one in tokenize(clip, words, key, family):
+        rows = encode_one(clip, one)
+        ids = one[key][0]
+        own = _span(ids, empty[key][0])
+        places = range(own.start - len(ids), own.stop - len(ids))
+        found.append((rows[[len(rows) + place for place in places]], places))
+    return found
+
+
+def count_until(tokens: Tokens, end: int, start: int = 0) -> int:
+    """How many tokens from `start` on stand before `end`; an embedding's tokens are vectors."""
+    return sum(1 for _ in takewhile(lambda token: not _is(token, end), tokens[start:]))
+
+
+def _is(token: tuple, number: int) -> bool:
+    return isinstance(token[0], int) and token[0] == number
+
+
+def _span(tokens: Tokens, empty: Tokens) -> range:
+    """What stands between the beginning and the end that a text shares with the empty one."""
+    ids, template = ([_known(token) for token in part] for part in (tokens, empty))
+    # padding fills up to one length, so that its share differs
+    ids_end, template_end = (len(part) - _run(part) for part in (ids, template))
+    start = _shared(ids, template, min(ids_end, template_end))
+    room = min(ids_end, template_end) - start
+    stop = ids_end - _shared(ids[:ids_end][::-1], template[:template_end][::-1], room)
+    return range(start, stop)
+
+
+def _known(token: tuple) -> int | None:
+    return token[0] if isinstance(token[0], int) else None
+
+
+def _run(ids: list) -> int:
+    """How many equal ids a list ends with, less one."""
+    return sum(1 for _ in takewhile(lambda other: other == ids[-1], reversed(ids))) - 1
+
+
+def _shared(ids: list, others: list, most: int) -> int:
+    pairs = zip(ids[:most], others[:most])
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _literal(words: str) -> str:
+    """Keep the tokenizer from reading `(word:1.2)` in a concept as a weight."""
+    return words.replace("(", r"\(").replace(")", r"\)")

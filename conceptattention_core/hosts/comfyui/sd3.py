@@ -1,0 +1,104 @@
+"""Stable Diffusion 3 and 3.5 (medium with its second, image-only attention; large).
+
+A concept is read by the two CLIPs, as in the authors' code (arXiv 2502.04320), but alone and with
+all its tokens; where only T5 is loaded, by T5. Its pooled vector is zeros. Text has no positions.
+The last block has no text side beyond its keys and values, so a concept does not change there.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.ldm.modules.diffusionmodules.mmdit import DismantledBlock, MMDiT
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...recording import Grid
+from .reading import T5, T5_END, count_until, encode_one, tokenize
+
+CLIP = "g"
+CLIP_END = 49407
+CLIP_LENGTH = 77
+
+
+class SD3:
+    name = "SD3"
+
+    def matches(self, model: nn.Module) -> bool:
+        return isinstance(model, MMDiT) and model.context_processor is None
+
+    def depth(self, model: MMDiT) -> int:
+        return len(model.joint_blocks)
+
+    def grid(self, model: MMDiT, h: int, w: int) -> Grid:
+        return Grid.of_latent(h, w, patch=model.patch_size)
+
+    def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
+        return [self._read(clip, one) for one in tokenize(clip, words, CLIP, self.name)]
+
+    def _read(self, clip: Any, tokens: dict[str, Any]) -> Tensor:
+        rows = encode_one(clip, tokens)
+        # CLIP's rows are narrower than T5's and end in zeros; without CLIP, T5's come first
+        if rows[:CLIP_LENGTH, -1].any():
+            return rows[: count_until(tokens[T5][0], T5_END)]
+        return rows[1 : 1 + count_until(tokens[CLIP][0], CLIP_END, start=1)]
+
+    def enter(
+        self, model: MMDiT, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]
+    ) -> "SD3Ride":
+        txt, vec = args["txt"], args["vec"]
+        concepts = model.context_embedder(rows.to(txt)).expand(len(txt), -1, -1)
+        pooled = conds.get("y")
+        if pooled is not None and model.y_embedder is not None:
+            pooled = pooled.to(vec)
+            vec = vec - model.y_embedder(pooled) + model.y_embedder(torch.zeros_like(pooled))
+        return SD3Ride(model, concepts, vec)
+
+
+@dataclass(frozen=True)
+class SD3Ride:
+    model: MMDiT
+    concepts: Tensor
+    vec: Tensor
+
+    def block(self, index: int, vec: Any) -> "SD3Block":
+        block = self.model.joint_blocks[index].context_block
+        parts = 2 if block.pre_only else 6
+        modulation = rearrange(
+            block.adaLN_modulation(self.vec), "b (part d) -> part b d", part=parts
+        )
+        return SD3Block(block, *modulation)
+
+    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+        return queries
+
+
+@dataclass(frozen=True)
+class SD3Block:
+    """The text side of a block. The modulation is `b d`."""
+
+    block: DismantledBlock
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor | None = None
+    shift_mlp: Tensor | None = None
+    scale_mlp: Tensor | None = None
+    gate_mlp: Tensor | None = None
+
+    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        normed = self.block.norm1(concepts)
+        modulated = torch.addcmul(self.shift[:, None], normed, 1 + self.scale[:, None])
+        q, k, v = self.block.attn.pre_attention(modulated)
+        head = self.block.attn.num_heads
+        q, k = (rearrange(x, "b t (head d) -> b head t d", head=head) for x in (q, k))
+        return q, k, rearrange(v, "b t head d -> b head t d")
+
+    def place(self, heads: Tensor) -> Tensor:
+        return heads
+
+    def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
+        if self.gate is None:
+            return concepts
+        return self.block.post_attention(
+            attended, concepts, self.gate, self.shift_mlp, self.scale_mlp, self.gate_mlp
+        )

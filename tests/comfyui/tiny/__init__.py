@@ -1,0 +1,66 @@
+"""Small models of every family, made from ComfyUI's own classes, and ways to sample with them.
+
+To add a family, write its file beside this one and list it in TINY: the law tests run over FAMILIES
+and fail where one is missing here.
+"""
+
+from typing import Any
+
+import torch
+from conceptattention.conceptattention_core.hosts.comfyui.patch import OVERRIDE
+
+from . import chroma, flux, sd3
+from .common import CONCEPTS as CONCEPTS
+from .common import Tiny as Tiny
+from .common import random_weights as random_weights
+from .flux import POOLED_WIDTH as POOLED_WIDTH
+from .words import T5Reader as WordReader  # noqa: F401
+
+TINY: dict[str, Tiny] = {"Flux.1": flux.TINY, "Chroma": chroma.TINY, "SD3": sd3.TINY}
+
+
+# --- other packs ----------------------------------------------------------------------------------
+
+
+def with_block_patch(model: Any, index: int = 1) -> Any:
+    """Another pack's patch, of the usual kind: it runs the block and changes its image."""
+
+    def patch(args, extra):
+        out = extra["original_block"](args)
+        return {**out, "img": out["img"] * 1.25}
+
+    patched = model.clone()
+    patched.set_model_patch_replace(patch, "dit", "double_block", index)
+    return patched
+
+
+def with_replaced_block(model: Any, index: int) -> Any:
+    """Another pack that never runs the block itself."""
+    patched = model.clone()
+    patched.set_model_patch_replace(
+        lambda args, extra: {"img": args["img"] * 1.25, "txt": args["txt"]},
+        "dit", "double_block", index,
+    )  # fmt: skip
+    return patched
+
+
+def with_attention_override(model: Any) -> Any:
+    """Another pack's attention: the usual one, a little weaker."""
+
+    def override(attention, *args, **kwargs):
+        return attention(*args, **kwargs) * 0.75
+
+    patched = model.clone()
+    patched.model_options["transformer_options"][OVERRIDE] = override
+    return patched
+
+
+# --- nodes ----------------------------------------------------------------------------------------
+
+
+def call(node: type, **inputs) -> tuple:
+    """The outputs of a node, written for either of ComfyUI's two APIs."""
+    with torch.inference_mode():
+        if hasattr(node, "define_schema"):
+            return node.execute(**inputs).result
+        return getattr(node(), node.FUNCTION)(**inputs)

@@ -1,0 +1,117 @@
+"""What the law tests need of a family, and what its tiny model is made with."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_patcher
+import comfy.sample
+import torch
+from conceptattention.conceptattention_core.concepts import parse
+from conceptattention.conceptattention_core.hosts.comfyui.patch import record
+from conceptattention.conceptattention_core.recording import RecordSpec
+from torch import Tensor, nn
+
+Conditioning = list[list[Any]]
+
+CONCEPTS = "cat, red dog, sky"
+
+
+def run_block(block: nn.Module, args: dict, options: dict) -> dict[str, Tensor | None]:
+    """Call a block as most models do."""
+    image, text = block(**args, transformer_options=options)
+    return {"img": image, "txt": text}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """What the law tests need of a family."""
+
+    model: Callable[[], comfy.model_patcher.ModelPatcher]
+    clip: type
+    prompt: Callable[..., Conditioning]
+    """prompt(seed, tokens=..., pooled=..., **more): pooled 0 is the concepts' own modulation."""
+    enter: Callable[[nn.Module, Tensor], Tensor]
+    """The text stream `b t (head d)` before block 0, of text-encoder rows."""
+    block: Callable[[nn.Module, int], nn.Module]
+    as_text: Callable[[dict, Tensor, int, int], dict]
+    """as_text(args, concepts, text, patches): the arguments of a block that was called with `args`,
+    with the concepts as its text and `patches` of the picture."""
+    placeless: Callable[[nn.Module], nn.Module]
+    """The module of a block that gives the image's queries before positions, see `queries`."""
+    queries: Callable[[Any], Tensor] = lambda normed: normed[0]
+    """The image's queries `b head p d` in what `placeless` gave."""
+    run: Callable[[nn.Module, dict, dict], dict] = run_block
+    """run(block, args, transformer_options): what a block makes of `img` and `txt`."""
+    wrapped: bool = True
+    """Whether ComfyUI's DIFFUSION_MODEL wrappers are called for it."""
+    channels: int = 16
+    references: bool = False
+    """Whether latents of other pictures may stand behind this one's."""
+
+    def recorded(self, words: str = CONCEPTS, model: Any = None, **spec) -> Any:
+        return record(model or self.model(), self.clip(), RecordSpec(parse(words), **spec))
+
+    def latent(self, b: int = 1, h: int = 13, w: int = 22, seed: int = 0) -> Tensor:
+        """Noise; odd sides need padding to whole patches."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(b, self.channels, h, w, generator=generator)
+
+    def sample(
+        self,
+        model: Any,
+        size: tuple[int, int, int] = (2, 5, 7),
+        *,
+        steps: int = 2,
+        cfg: float = 1.0,
+        sampler: str = "euler",
+        positive: Conditioning | None = None,
+        negative: Conditioning | None = None,
+        start: Tensor | None = None,
+        seed: int = 0,
+        **more,
+    ) -> Tensor:
+        with torch.inference_mode():  # as ComfyUI runs its nodes
+            return comfy.sample.sample(
+                model, self.latent(*size, seed=seed), steps, cfg, sampler, "simple",
+                self.prompt(1) if positive is None else positive,
+                self.prompt(2) if negative is None else negative,
+                torch.zeros(size[0], self.channels, *size[1:]) if start is None else start,
+                seed=seed, disable_pbar=True, **more,
+            )  # fmt: skip
+
+
+def random_weights(
+    config: Any, weights: dict[str, Tensor] | None = None
+) -> comfy.model_patcher.ModelPatcher:
+    """A model of this configuration with random weights, or with those given."""
+    model = config.get_model({}, "")
+    generator = torch.Generator().manual_seed(0)
+    weights = weights or {
+        name: torch.randn(value.shape, generator=generator)
+        * (1.5 * value.shape[1] ** -0.5 if value.ndim > 1 else 0.1)
+        for name, value in model.diffusion_model.state_dict().items()
+    }
+    model.load_model_weights(weights, "")
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
+
+
+def known(params: dict[str, Any], fields: type) -> dict[str, Any]:
+    """Those of `params` that this ComfyUI's dataclass has."""
+    names = {field.name for field in dataclasses.fields(fields)}
+    return {name: value for name, value in params.items() if name in names}
+
+
+def as_text(positions: Callable[[Tensor, int, int, int], Tensor]) -> Callable[..., dict]:
+    """`Tiny.as_text` where `positions` gives those of the concepts and of the picture."""
+
+    def arguments(args: dict, concepts: Tensor, text: int, patches: int) -> dict:
+        return {
+            "img": args["img"][:, :patches].clone(),
+            "txt": concepts.clone(),
+            "vec": args["vec"],
+            "pe": positions(args["pe"], concepts.shape[1], text, patches),
+        }
+
+    return arguments
