@@ -37,7 +37,10 @@ def advanced(widget: io.WidgetInput) -> io.WidgetInput:
 def concept_inputs() -> list[io.Input]:
     """The model, who reads the words, and the words."""
     return [
-        io.Model.Input("model", tooltip="A model with joint text-image attention: Flux.1."),
+        io.Model.Input(
+            "model",
+            tooltip="A model with joint text-image attention: Flux, Chroma, SD3, Qwen-Image.",
+        ),
         io.Clip.Input("clip", tooltip="The text encoder of the model; it reads the words."),
         io.String.Input(
             "concepts",

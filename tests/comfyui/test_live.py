@@ -13,12 +13,12 @@ from conceptattention.conceptattention_core.maps import reduce
 from conceptattention.conceptattention_core.recording import RecordSpec
 from conceptattention.nodes.record import Record
 
-from .tiny import CONCEPTS, TINY, Tiny, call, with_replaced_block
+from .tiny import CONCEPTS, HERE, Tiny, call, with_replaced_block
 
 
-@pytest.fixture(params=TINY)
+@pytest.fixture(params=HERE)
 def tiny(request) -> Tiny:
-    return TINY[request.param]
+    return HERE[request.param]
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from conceptattention.conceptattention_core.recording import Recording, RecordSp
 from conceptattention.nodes.demo import FOLDER
 from torch import Tensor
 
-from .tiny import TINY, Tiny, random_weights
+from .tiny import HERE, Tiny, random_weights
 
 SPEC = RecordSpec(parse("sky, water, balloon"))
 
 
-@pytest.fixture(params=TINY)
+@pytest.fixture(params=HERE)
 def tiny(request) -> Tiny:
-    return TINY[request.param]
+    return HERE[request.param]
 
 
 @pytest.fixture

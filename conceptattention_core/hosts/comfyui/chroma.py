@@ -4,14 +4,13 @@ A concept is read by T5, unpadded as Chroma's prompts are; there is no pooled ve
 is the origin. The modulation of a block's text side depends on the noise level alone.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from comfy.ldm.chroma.model import Chroma as ChromaModel
 from torch import Tensor, nn
 
 from ...recording import Grid
-from .double_stream import DoubleStream, unplace
+from .double_stream import DoubleStreamRide
 from .reading import read_t5
 
 PIXEL_PATCH = 16
@@ -36,20 +35,7 @@ class Chroma:
 
     def enter(
         self, model: ChromaModel, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]
-    ) -> "ChromaRide":
+    ) -> DoubleStreamRide:
         txt = args["txt"]
-        return ChromaRide(model, model.txt_in(rows.to(txt)).expand(len(txt), -1, -1), args["pe"])
-
-
-@dataclass(frozen=True)
-class ChromaRide:
-    model: ChromaModel
-    concepts: Tensor
-    positions: Tensor  # b 1 (t p) d/2 2 2
-
-    def block(self, index: int, vec: Any) -> DoubleStream:
-        _, text = vec
-        return DoubleStream(self.model.double_blocks[index], *text)
-
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
-        return unplace(queries, self.positions[:, :, image])
+        concepts = model.txt_in(rows.to(txt)).expand(len(txt), -1, -1)
+        return DoubleStreamRide(model, concepts, args["pe"], vec=None)

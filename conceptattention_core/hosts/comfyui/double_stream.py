@@ -1,23 +1,35 @@
 """The double-stream block that Flux.1, Flux.2 and Chroma share, and its rotary positions."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from comfy.ldm.flux.layers import DoubleStreamBlock, ModulationOut
-from einops import einsum, rearrange
+from einops import rearrange
 from torch import Tensor
 
-
-def place(heads: Tensor, turns: Tensor) -> Tensor:
-    """Queries or keys `b head n d` at their positions; `turns` are 1 1 n d/2 2 2."""
-    pairs = rearrange(heads, "b head n (d two) -> b head n d two", two=2).float()
-    turned = einsum(turns.to(pairs), pairs, "b one n d i j, b head n d j -> b head n d i")
-    return rearrange(turned, "b head n d two -> b head n (d two)").to(heads)
+from .positions import place, unplace
 
 
-def unplace(heads: Tensor, turns: Tensor) -> Tensor:
-    """Queries or keys as they were before positions: a rotation is undone by its transpose."""
-    return place(heads, rearrange(turns, "b one n d i j -> b one n d j i"))
+@dataclass(frozen=True)
+class DoubleStreamRide:
+    """Concepts on their way through `double_blocks`."""
+
+    model: Any
+    concepts: Tensor
+    positions: Tensor  # b 1 (t p) d/2 2 2
+    vec: Tensor | None
+    """What modulates the concepts; None where each block is given its modulation."""
+    turns: Tensor | None = None
+    """The positions `1 1 t d/2 2 2` of the concepts; None at the origin, where they do nothing."""
+
+    def block(self, index: int, vec: Any) -> "DoubleStream":
+        block = self.model.double_blocks[index]
+        modulation = vec[1] if self.vec is None else block.txt_mod(self.vec)
+        return DoubleStream(block, *modulation, self.turns)
+
+    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+        return unplace(queries, self.positions[:, :, image])
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class DoubleStream:
     block: DoubleStreamBlock
     before_attention: ModulationOut
     before_mlp: ModulationOut
-    turns: Tensor | None = None  # 1 1 t d/2 2 2: where concepts stand; None: at the origin
+    turns: Tensor | None
 
     def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         modulated = _modulate(self.block.txt_norm1(concepts), self.before_attention)

@@ -12,6 +12,9 @@ from ...attention import JointBlock
 from ...recording import Grid
 from .chroma import Chroma
 from .flux import Flux
+from .flux2 import Flux2
+from .longcat import LongCat
+from .qwen_image import QwenImage
 from .sd3 import SD3
 
 
@@ -56,7 +59,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: list[Family] = [Flux(), Chroma(), SD3()]
+FAMILIES: list[Family] = [Flux(), Chroma(), SD3(), Flux2(), QwenImage(), LongCat()]
 
 
 def find(model: nn.Module) -> Family:

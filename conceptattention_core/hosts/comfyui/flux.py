@@ -4,7 +4,6 @@ A concept is read by T5 alone, padded as a prompt is; its pooled vector is zeros
 the origin, where RoPE is the identity (arXiv 2502.04320, section 4 and the authors' defaults).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from comfy.ldm.flux.model import Flux as FluxModel
 from torch import Tensor, nn
 
 from ...recording import Grid
-from .double_stream import DoubleStream, unplace
+from .double_stream import DoubleStreamRide
 from .reading import read_t5
 
 
@@ -38,26 +37,11 @@ class Flux:
 
     def enter(
         self, model: FluxModel, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]
-    ) -> "FluxRide":
+    ) -> DoubleStreamRide:
         txt, vec = args["txt"], args["vec"]
         concepts = model.txt_in(rows.to(txt)).expand(len(txt), -1, -1)
         pooled = conds.get("y")
         if pooled is not None:  # the same vector, with zeros for the pooled prompt
             pooled = pooled[:, : model.params.vec_in_dim].to(vec)
             vec = vec - model.vector_in(pooled) + model.vector_in(torch.zeros_like(pooled))
-        return FluxRide(model, concepts, vec, args["pe"])
-
-
-@dataclass(frozen=True)
-class FluxRide:
-    model: FluxModel
-    concepts: Tensor
-    vec: Tensor
-    positions: Tensor  # b 1 (t p) d/2 2 2
-
-    def block(self, index: int, vec: Any) -> DoubleStream:
-        block = self.model.double_blocks[index]
-        return DoubleStream(block, *block.txt_mod(self.vec))
-
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
-        return unplace(queries, self.positions[:, :, image])
+        return DoubleStreamRide(model, concepts, args["pe"], vec)

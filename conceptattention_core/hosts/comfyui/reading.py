@@ -14,15 +14,18 @@ T5_END = 1
 Tokens = list[tuple]  # (id or vector, weight, ...)
 
 
-def tokenize(clip: Any, words: list[str], key: str, family: str) -> list[dict[str, list[Tokens]]]:
-    """The tokens of each concept, by encoder; `key` is the encoder that this family reads with."""
-    tokens = [clip.tokenize(_literal(text)) for text in words]
+def tokenize(clip: Any, words: list[str]) -> list[dict[str, list[Tokens]]]:
+    """The tokens of each concept, by encoder."""
+    return [clip.tokenize(_literal(text)) for text in words]
+
+
+def expect(key: str, tokens: list[dict[str, list[Tokens]]], family: str) -> None:
+    """Refuse a CLIP without the encoder `key` that the family reads with."""
     if key not in tokens[0]:
         raise ConceptAttentionError(
             f"{family} reads concepts with '{key}'; this CLIP has {', '.join(tokens[0])}. "
             "Connect the CLIP that encodes the prompt."
         )
-    return tokens
 
 
 def encode(clip: Any, tokens: list[dict[str, list[Tokens]]], key: str) -> list[Tensor]:
@@ -45,20 +48,27 @@ def encode_one(clip: Any, tokens: dict[str, list[Tokens]]) -> Tensor:
 
 def read_t5(clip: Any, words: list[str], family: str) -> list[Tensor]:
     """For each concept the rows of its own tokens, by T5 alone, padded as a prompt is."""
-    tokens = tokenize(clip, words, T5, family)
+    tokens = tokenize(clip, words)
+    expect(T5, tokens, family)
     rows = encode(clip, tokens, T5)
     return [own[: count_until(one[T5][0], T5_END)] for own, one in zip(rows, tokens, strict=True)]
 
 
-def read_template(clip: Any, words: list[str], key: str, family: str) -> list[tuple[Tensor, range]]:
+def read_template(clip: Any, words: list[str], family: str) -> list[tuple[Tensor, range]]:
     """For each concept the rows of its own tokens inside the prompt's template, and their places.
 
     Language models read from left to right: a word means what it means after the template. Places
     count from the end of the text (the last is -1), because some encoders drop the beginning.
     """
-    (empty,) = tokenize(clip, [""], key, family)
+    (empty,) = tokenize(clip, [""])
+    (key, *others) = empty
+    if others:
+        raise ConceptAttentionError(
+            f"{family} reads concepts with one language model; this CLIP has "
+            f"{', '.join(empty)}. Connect the CLIP that encodes the prompt."
+        )
     found = []
-    for one in tokenize(clip, words, key, family):
+    for one in tokenize(clip, words):
         rows = encode_one(clip, one)
         ids = one[key][0]
         own = _span(ids, empty[key][0])

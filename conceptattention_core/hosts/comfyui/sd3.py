@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...recording import Grid
-from .reading import T5, T5_END, count_until, encode_one, tokenize
+from .reading import T5, T5_END, count_until, encode_one, expect, tokenize
 
 CLIP = "g"
 CLIP_END = 49407
@@ -34,7 +34,9 @@ class SD3:
         return Grid.of_latent(h, w, patch=model.patch_size)
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        return [self._read(clip, one) for one in tokenize(clip, words, CLIP, self.name)]
+        tokens = tokenize(clip, words)
+        expect(CLIP, tokens, self.name)
+        return [self._read(clip, one) for one in tokens]
 
     def _read(self, clip: Any, tokens: dict[str, Any]) -> Tensor:
         rows = encode_one(clip, tokens)

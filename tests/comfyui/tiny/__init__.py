@@ -6,17 +6,28 @@ and fail where one is missing here.
 
 from typing import Any
 
+import comfy.supported_models
 import torch
 from conceptattention.conceptattention_core.hosts.comfyui.patch import OVERRIDE
 
-from . import chroma, flux, sd3
+from . import chroma, flux, flux2, longcat, qwen_image, sd3
 from .common import CONCEPTS as CONCEPTS
 from .common import Tiny as Tiny
 from .common import random_weights as random_weights
 from .flux import POOLED_WIDTH as POOLED_WIDTH
 from .words import T5Reader as WordReader  # noqa: F401
 
-TINY: dict[str, Tiny] = {"Flux.1": flux.TINY, "Chroma": chroma.TINY, "SD3": sd3.TINY}
+TINY: dict[str, Tiny] = {
+    "Flux.1": flux.TINY,
+    "Chroma": chroma.TINY,
+    "SD3": sd3.TINY,
+    "Flux.2": flux2.TINY,
+    "Qwen-Image": qwen_image.TINY,
+    "LongCat and Ovis": longcat.TINY,
+}
+
+HERE = {name: tiny for name, tiny in TINY.items() if hasattr(comfy.supported_models, tiny.needs)}
+"""Those that this version of ComfyUI has."""
 
 
 # --- other packs ----------------------------------------------------------------------------------

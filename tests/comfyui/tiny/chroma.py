@@ -45,5 +45,5 @@ TINY = Tiny(
     enter=lambda network, rows: network.txt_in(rows),
     block=lambda network, index: network.double_blocks[index],
     as_text=as_text(at_origin),
-    placeless=lambda block: block.img_attn.norm,
+    placeless=lambda block: (block.img_attn.norm, block.txt_attn.norm),
 )

@@ -37,15 +37,26 @@ class Tiny:
     as_text: Callable[[dict, Tensor, int, int], dict]
     """as_text(args, concepts, text, patches): the arguments of a block that was called with `args`,
     with the concepts as its text and `patches` of the picture."""
-    placeless: Callable[[nn.Module], nn.Module]
-    """The module of a block that gives the image's queries before positions, see `queries`."""
+    placeless: Callable[[nn.Module], tuple[nn.Module, nn.Module]]
+    """The modules of a block that give the image's queries and the text's keys before positions."""
     queries: Callable[[Any], Tensor] = lambda normed: normed[0]
-    """The image's queries `b head p d` in what `placeless` gave."""
+    keys: Callable[[Any], Tensor] = lambda normed: normed[1]
+    """Queries and keys `b head n d` in what these modules gave."""
     run: Callable[[nn.Module, dict, dict], dict] = run_block
     """run(block, args, transformer_options): what a block makes of `img` and `txt`."""
     wrapped: bool = True
     """Whether ComfyUI's DIFFUSION_MODEL wrappers are called for it."""
     channels: int = 16
+    patch: int = 2
+    """Latent cells along a side of a patch."""
+    scale: int = 8
+    """Pixels along a side of a latent cell."""
+    numbered: bool = False
+    """Whether its text stands at positions of its own."""
+    frames: bool = False
+    """Whether latents have an axis of frames, here of one."""
+    needs: str = "Flux"
+    """The class of comfy.supported_models that versions without the family lack."""
     references: bool = False
     """Whether latents of other pictures may stand behind this one's."""
 
@@ -55,7 +66,11 @@ class Tiny:
     def latent(self, b: int = 1, h: int = 13, w: int = 22, seed: int = 0) -> Tensor:
         """Noise; odd sides need padding to whole patches."""
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(b, self.channels, h, w, generator=generator)
+        return torch.randn(self.empty(b, h, w).shape, generator=generator)
+
+    def empty(self, b: int, h: int, w: int) -> Tensor:
+        frames = (1,) if self.frames else ()
+        return torch.zeros(b, self.channels, *frames, h, w)
 
     def sample(
         self,
@@ -76,7 +91,7 @@ class Tiny:
                 model, self.latent(*size, seed=seed), steps, cfg, sampler, "simple",
                 self.prompt(1) if positive is None else positive,
                 self.prompt(2) if negative is None else negative,
-                torch.zeros(size[0], self.channels, *size[1:]) if start is None else start,
+                self.empty(*size) if start is None else start,
                 seed=seed, disable_pbar=True, **more,
             )  # fmt: skip
 

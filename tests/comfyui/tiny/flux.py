@@ -9,9 +9,7 @@ from comfy.ldm.flux.model import FluxParams
 from torch import Tensor
 
 from .common import Conditioning, Tiny, as_text, known, random_weights
-from .words import TEXT_WIDTH, T5Reader
-
-POOLED_WIDTH = 24
+from .words import POOLED_WIDTH, TEXT_WIDTH, T5Reader
 
 
 @cache
@@ -47,6 +45,6 @@ TINY = Tiny(
     enter=lambda network, rows: network.txt_in(rows),
     block=lambda network, index: network.double_blocks[index],
     as_text=as_text(at_origin),
-    placeless=lambda block: block.img_attn.norm,
+    placeless=lambda block: (block.img_attn.norm, block.txt_attn.norm),
     references=True,
 )

@@ -10,9 +10,9 @@ from einops import rearrange
 from torch import Tensor
 
 from .common import Conditioning, Tiny, random_weights
-from .words import TEXT_WIDTH, T5Reader, number, pad, read, vectors
+from .words import POOLED_WIDTH, TEXT_WIDTH, T5Reader, number, pad, read, vectors
 
-POOLED_WIDTH, DEPTH, MOST = 24, 2, 24
+DEPTH, MOST = 2, 24
 CLIP_WIDTH, START, END = TEXT_WIDTH - 8, 49406, 49407
 
 
@@ -63,6 +63,10 @@ def as_text(args: dict, concepts: Tensor, text: int, patches: int) -> dict:
     return {"img": args["img"].clone(), "txt": concepts.clone(), "vec": args["vec"]}
 
 
+def heads_first(normed: Tensor) -> Tensor:
+    return rearrange(normed, "b n head d -> b head n d")
+
+
 TINY = Tiny(
     model=model,
     clip=ClipsAndT5,
@@ -72,6 +76,7 @@ TINY = Tiny(
     run=run,
     as_text=as_text,
     wrapped=False,
-    placeless=lambda block: block.x_block.attn.ln_q,
-    queries=lambda normed: rearrange(normed, "b n head d -> b head n d"),
+    placeless=lambda block: (block.x_block.attn.ln_q, block.context_block.attn.ln_k),
+    queries=heads_first,
+    keys=heads_first,
 )

@@ -1,0 +1,36 @@
+"""Rotary positions, and the places of concepts in families that number their text."""
+
+import torch
+from einops import einsum, rearrange
+from torch import Tensor
+
+
+def place(heads: Tensor, turns: Tensor) -> Tensor:
+    """Queries or keys `b head n d` at their positions; `turns` are b 1 n d/2 2 2."""
+    pairs = rearrange(heads, "b head n (d two) -> b head n d two", two=2).float()
+    turned = einsum(turns.to(pairs), pairs, "b one n d i j, b head n d j -> b head n d i")
+    return rearrange(turned, "b head n d two -> b head n (d two)").to(heads)
+
+
+def unplace(heads: Tensor, turns: Tensor) -> Tensor:
+    """Queries or keys as they were before positions: a rotation is undone by its transpose."""
+    return place(heads, rearrange(turns, "b one n d i j -> b one n d j i"))
+
+
+def with_places(rows: Tensor, places: range) -> Tensor:
+    """Rows `t n` and, in one more column, the place of each in its text, counted from the end.
+
+    Rows of concepts are gathered, chosen and moved about as one tensor; so their places come along.
+    """
+    column = torch.tensor(list(places), dtype=torch.float32, device=rows.device)
+    return torch.cat([rows.float(), column[:, None]], dim=1)
+
+
+def turns_of(rows: Tensor, positions: Tensor, text: int) -> tuple[Tensor, Tensor]:
+    """Rows without their places, and the turns `1 1 t d/2 2 2` of these places.
+
+    `positions` are b 1 (t p) d/2 2 2, those of `text` tokens first. A concept stands where it
+    would stand as the prompt; in a text that is shorter than its template, at the start.
+    """
+    at = (text + rows[:, -1].long()).clamp_min(0)
+    return rows[:, :-1], positions[:1, :, at.to(positions.device)]
