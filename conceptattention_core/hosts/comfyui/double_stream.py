@@ -25,8 +25,8 @@ class DoubleStreamRide:
 
     def block(self, index: int, vec: Any) -> "DoubleStream":
         block = self.model.double_blocks[index]
-        modulation = vec[1] if self.vec is None else block.txt_mod(self.vec)
-        return DoubleStream(block, *modulation, self.turns)
+        before_attention, before_mlp = vec[1] if self.vec is None else block.txt_mod(self.vec)
+        return DoubleStream(block, before_attention, before_mlp, self.turns)
 
     def unplaced(self, queries: Tensor, image: slice) -> Tensor:
         return unplace(queries, self.positions[:, :, image])

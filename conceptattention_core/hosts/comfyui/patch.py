@@ -6,7 +6,9 @@ wraps the joint blocks for the length of that call, whatever other packs put the
 Around a block's own attention the concepts take their step; image tensors are only read.
 """
 
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -137,11 +139,24 @@ def _around_model(
         blocks[key] = _around_block(forward, index, blocks.get(key))
     options["patches_replace"] = replaced
     try:
-        out = executor(x, t, c_concat, c_crossattn, control, options, **conds)
+        with _uncompiled():
+            out = executor(x, t, c_concat, c_crossattn, control, options, **conds)
     except Enough:
         out = torch.zeros_like(x)
     run.add(forward, options["sigmas"], options["sample_sigmas"])
     return out
+
+
+def _uncompiled() -> AbstractContextManager:
+    """Let compiled models run as they were written.
+
+    A compiled graph keeps what it saw of `transformer_options` (TorchCompileModel tells it not to
+    look again), ours as well: the next run would go on with this one's concepts, and one without
+    concepts would break.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def _around_block(forward: "Forward", index: int, earlier: Callable | None) -> Callable:
