@@ -110,8 +110,11 @@ def test_the_picture_is_the_neighbours_and_maps_are_recorded(tiny, name):
     if name == "EasyCache" and not tiny.wrapped:
         pytest.skip("ComfyUI's EasyCache does nothing for this family")
 
+    # with a negative prompt EasyCache of 0.3.64 breaks on a batch, with and without us
+    cfg = 1.0 if name == "EasyCache" else 3.0
+
     def run(model: Any) -> Tensor:
-        return tiny.sample(model, cfg=3.0, steps=4)
+        return tiny.sample(model, cfg=cfg, steps=4)
 
     plain = run(neighbour(tiny, tiny.model()))
     if name == "NAG" and torch.equal(plain, run(tiny.model())):
