@@ -41,7 +41,7 @@ DEMO = {
     "--model": str(ROOT / "demo" / "model"),
     "--prompt": "a red hot-air balloon over a lake, sun, mountains, clouds, day sky",
     "--concepts": "balloon, sun, sky, mountains, clouds, water",
-    "--seed": "7",
+    "--seed": "3",
     "--out": str(Path("out") / "demo"),
 }
 

@@ -68,7 +68,7 @@ class Recipe:
     vae: VaeSchedule = field(default_factory=VaeSchedule)
     flow: tuple[FlowSchedule, ...] = (
         FlowSchedule(128, 9000, 45.0, 32, 8e-4, noise_shift=1.0),
-        FlowSchedule(256, 3000, 40.0, 12, 6e-4, noise_shift=1.3),
+        FlowSchedule(256, 8500, 60.0, 12, 4e-4, noise_shift=1.3),
     )
     seed: int = 0
 

@@ -40,7 +40,7 @@ from .vocabulary import (
     list_words,
 )
 
-BARE_CAPTIONS = 0.15  # one word alone, as concepts are encoded later
+BARE_CAPTIONS = 0.35  # one word alone, as concepts are encoded later
 EMPTY_CAPTIONS = 0.10  # for classifier-free guidance
 ZEROED_POOLED = 0.85  # otherwise the whole caption comes by this way, and its words are not read
 UNKNOWN_WORDS = 0.01

@@ -197,7 +197,7 @@ def _choose_variant(asked: argparse.Namespace, protocol: Protocol) -> Variant:
             return variant
     name = f"{asked.space} space, attending to {asked.attend}"
     if asked.bounces:
-        name += f", {asked.bounces} bounces"
+        name += f", {asked.bounces} bounce" + "s" * (asked.bounces > 1)
     return Variant(name if protocol.softmax else f"{name}, no softmax", method, protocol.softmax)
 
 
