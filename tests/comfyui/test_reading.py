@@ -1,0 +1,92 @@
+"""Which tokens of a text are a concept's own, by ComfyUI's real tokenizers."""
+
+from typing import Any
+
+import comfy.text_encoders.flux as flux
+import comfy.text_encoders.pixart_t5 as pixart
+import comfy.text_encoders.qwen_image as qwen_image
+import comfy.text_encoders.sd3_clip as sd3_clip
+import pytest
+import torch
+from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.hosts.comfyui.chroma import Chroma
+from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
+from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
+from conceptattention.conceptattention_core.hosts.comfyui.qwen_image import QwenImage
+from conceptattention.conceptattention_core.hosts.comfyui.sd3 import SD3
+
+TEXTS = ["cat", "a red hot-air balloon", "(very:1.5) old man", "空を飛ぶ猫", "user"]
+
+
+class Numbered:
+    """A CLIP with a real tokenizer whose row of a token is the token's place and its id."""
+
+    def __init__(self, tokenizer: Any, key: str, dropped: int = 0, after: str | None = None):
+        self.tokenizer, self.key, self.dropped, self.after = tokenizer, key, dropped, after
+
+    def tokenize(self, text: str) -> dict:
+        return self.tokenizer.tokenize_with_weights(text)
+
+    def encode_from_tokens(self, tokens: dict, return_dict: bool) -> dict:
+        def rows(key: str) -> torch.Tensor:
+            ids = [float(token[0]) for batch in tokens[key] for token in batch]
+            return torch.tensor([[at, id_, 0.0] for at, id_ in enumerate(ids)])
+
+        found = rows(self.key)
+        if self.after:  # T5's rows behind CLIP's, and not ending in a zero
+            found = torch.cat([found, rows(self.after) + 1])
+        return {"cond": found[None, self.dropped :]}
+
+    def decode(self, rows: torch.Tensor) -> str:
+        parts = vars(self.tokenizer)
+        own = next(parts[name] for name in (self.key, f"clip_{self.key}") if name in parts)
+        return own.tokenizer.decode([int(id_) for id_ in rows[:, 1]])
+
+
+def plain(text: str) -> str:
+    return "".join(text.split()).lower()
+
+
+def klein() -> Numbered:
+    if not hasattr(flux, "KleinTokenizer"):
+        pytest.skip("this ComfyUI does not have the family")
+    return Numbered(flux.KleinTokenizer(), "qwen3_4b")
+
+
+READERS = {
+    "Flux.1": (Flux(), lambda: Numbered(flux.FluxTokenizer(), "t5xxl")),
+    "Chroma": (Chroma(), lambda: Numbered(pixart.PixArtTokenizer(), "t5xxl")),
+    "SD3": (SD3(), lambda: Numbered(sd3_clip.SD3Tokenizer(), "g", after="t5xxl")),
+    "Qwen-Image": (
+        QwenImage(),
+        lambda: Numbered(qwen_image.QwenImageTokenizer(), "qwen25_7b", dropped=34),
+    ),
+    "Klein": (Flux2(), klein),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_concept_is_its_own_tokens(name):
+    family, make = READERS[name]
+    clip = make()
+    for text in TEXTS:
+        (rows,) = family.embed(clip, [text])
+        if clip.key == "t5xxl" and not text.isascii():
+            assert len(rows) > 0  # T5 does not know these letters
+        else:
+            assert plain(clip.decode(rows)) == plain(text)
+
+
+@pytest.mark.parametrize("name", ["Qwen-Image", "Klein"])
+def test_a_concept_stands_where_it_stands_in_the_template(name):
+    family, make = READERS[name]
+    clip = make()
+    length = len(clip.tokenize("red balloon")[clip.key][0])
+    (rows,) = family.embed(clip, ["red balloon"])
+    assert (rows[:, -1] + length).tolist() == rows[:, 0].tolist()
+
+
+def test_several_text_encoders_are_refused_where_one_reads():
+    clip = Numbered(sd3_clip.SD3Tokenizer(), "g", after="t5xxl")
+    with pytest.raises(ConceptAttentionError, match="one language model; this CLIP has"):
+        QwenImage().embed(clip, ["cat"])
