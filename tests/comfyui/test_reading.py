@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import comfy.text_encoders.aura_t5 as aura_t5
 import comfy.text_encoders.flux as flux
 import comfy.text_encoders.pixart_t5 as pixart
 import comfy.text_encoders.qwen_image as qwen_image
@@ -9,6 +10,7 @@ import comfy.text_encoders.sd3_clip as sd3_clip
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.hosts.comfyui.auraflow import AuraFlow
 from conceptattention.conceptattention_core.hosts.comfyui.chroma import Chroma
 from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
 from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
@@ -40,7 +42,9 @@ class Numbered:
     def decode(self, rows: torch.Tensor) -> str:
         parts = vars(self.tokenizer)
         own = next(parts[name] for name in (self.key, f"clip_{self.key}") if name in parts)
-        return own.tokenizer.decode([int(id_) for id_ in rows[:, 1]])
+        while not hasattr(own, "decode"):  # tokenizers in tokenizers
+            own = own.tokenizer
+        return own.decode([int(id_) for id_ in rows[:, 1]])
 
 
 def plain(text: str) -> str:
@@ -62,6 +66,7 @@ READERS = {
         lambda: Numbered(qwen_image.QwenImageTokenizer(), "qwen25_7b", dropped=34),
     ),
     "Klein": (Flux2(), klein),
+    "AuraFlow": (AuraFlow(), lambda: Numbered(aura_t5.AuraT5Tokenizer(), "pile_t5xl")),
 }
 
 

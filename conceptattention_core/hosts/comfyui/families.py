@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ... import ConceptAttentionError
 from ...attention import JointBlock
 from ...recording import Grid
+from .auraflow import AuraFlow
 from .chroma import Chroma
 from .flux import Flux
 from .flux2 import Flux2
@@ -59,7 +60,15 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: list[Family] = [Flux(), Chroma(), SD3(), Flux2(), QwenImage(), LongCat()]
+FAMILIES: list[Family] = [
+    Flux(),
+    Chroma(),
+    SD3(),
+    Flux2(),
+    QwenImage(),
+    LongCat(),
+    AuraFlow(),
+]
 
 
 def find(model: nn.Module) -> Family:

@@ -46,12 +46,14 @@ def encode_one(clip: Any, tokens: dict[str, list[Tokens]]) -> Tensor:
     return clip.encode_from_tokens(tokens, return_dict=True)["cond"][0]
 
 
-def read_t5(clip: Any, words: list[str], family: str) -> list[Tensor]:
+def read_t5(
+    clip: Any, words: list[str], family: str, key: str = T5, end: int = T5_END
+) -> list[Tensor]:
     """For each concept the rows of its own tokens, by T5 alone, padded as a prompt is."""
     tokens = tokenize(clip, words)
-    expect(T5, tokens, family)
-    rows = encode(clip, tokens, T5)
-    return [own[: count_until(one[T5][0], T5_END)] for own, one in zip(rows, tokens, strict=True)]
+    expect(key, tokens, family)
+    rows = encode(clip, tokens, key)
+    return [own[: count_until(one[key][0], end)] for own, one in zip(rows, tokens, strict=True)]
 
 
 def read_template(clip: Any, words: list[str], family: str) -> list[tuple[Tensor, range]]:

@@ -10,7 +10,7 @@ import comfy.supported_models
 import torch
 from conceptattention.conceptattention_core.hosts.comfyui.patch import OVERRIDE
 
-from . import chroma, flux, flux2, longcat, qwen_image, sd3
+from . import auraflow, chroma, flux, flux2, longcat, qwen_image, sd3
 from .common import CONCEPTS as CONCEPTS
 from .common import Tiny as Tiny
 from .common import random_weights as random_weights
@@ -24,6 +24,7 @@ TINY: dict[str, Tiny] = {
     "Flux.2": flux2.TINY,
     "Qwen-Image": qwen_image.TINY,
     "LongCat and Ovis": longcat.TINY,
+    "AuraFlow": auraflow.TINY,
 }
 
 HERE = {name: tiny for name, tiny in TINY.items() if hasattr(comfy.supported_models, tiny.needs)}
