@@ -102,24 +102,16 @@ class Graph:
         }
 
     def for_page(self, name: str) -> dict[str, Any]:
+        return page(name, *self._draw())
+
+    def _draw(self) -> tuple[list[dict[str, Any]], list[list[Any]]]:
+        """The nodes as the page keeps them, and the links between them."""
         places = self._lay_out()
         links: list[list[Any]] = []
         shown = [self._show(node, places[node.id], links) for node in self.nodes]
-        for link, source, slot, *_ in links:
-            out = shown[source - 1]["outputs"][slot]
-            out["links"] = [*(out["links"] or []), link]
-        return {
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"conceptattention/{name}")),
-            "revision": 0,
-            "last_node_id": len(self.nodes),
-            "last_link_id": len(links),
-            "nodes": shown,
-            "links": links,
-            "groups": [],
-            "config": {},
-            "extra": {},
-            "version": 0.4,
-        }
+        for link in links:
+            plug(link, shown)
+        return shown, links
 
     def _show(self, node: Node, place: tuple[int, ...], links: list[list[Any]]) -> dict[str, Any]:
         x, y, w, h = place
@@ -133,13 +125,15 @@ class Graph:
             return {**out, "properties": {}, "widgets_values": [node.inputs["text"]]}
         given = self._links(node)
         for slot, (name, (kind, _, optional)) in enumerate(self._sockets(node).items()):
+            kind = "COMBO" if isinstance(kind, list) else kind
             link = None
             if name in given:
                 source, index = given[name]
                 link = len(links) + 1
                 links.append([link, int(source), index, node.id, slot, kind])
             shape = {"shape": 7} if optional else {}
-            out["inputs"].append({"name": name, "type": kind, **shape, "link": link})
+            widget = {"widget": {"name": name}} if self._is_widget(node, name) else {}
+            out["inputs"].append({"name": name, "type": kind, **shape, **widget, "link": link})
         info = self.known[node.kind]
         for kind, name, many in zip(info["output"], info["output_name"], info["output_is_list"]):
             shape = {"shape": 6} if many else {}
@@ -184,13 +178,11 @@ class Graph:
         return places
 
     def _guess_height(self, node: Node) -> int:
-        slots = max(len(self._sockets(node)), len(self.known[node.kind]["output"]))
-        rows = 0
-        for name in self._widgets(node):
-            options = self._declared(node)[name][1]
-            rows += 5 if options.get("multiline") else 1
-            rows += 1 if options.get("control_after_generate") else 0
-        return TOP + LINE * (slots + rows)
+        plain = [name for name in self._sockets(node) if not self._is_widget(node, name)]
+        slots = max(len(plain), len(self.known[node.kind]["output"]))
+        widgets = [self._declared(node)[name][1] for name in self._widgets(node)]
+        seeds = sum(bool(options.get("control_after_generate")) for options in widgets)
+        return TOP + LINE * (slots + sum(map(rows, widgets)) + seeds)
 
     def _declared(self, node: Node) -> dict[str, tuple[Any, dict[str, Any], bool]]:
         inputs = self.known[node.kind]["input"]
@@ -205,8 +197,12 @@ class Graph:
         return (isinstance(kind, list) or kind in WIDGETS) and not options.get("forceInput")
 
     def _sockets(self, node: Node) -> dict[str, Any]:
+        """What links can go to, as the page counts it: widgets, if any has a link, come last."""
         declared = self._declared(node)
-        return {name: spec for name, spec in declared.items() if not self._is_widget(node, name)}
+        widgets = [name for name in declared if self._is_widget(node, name)]
+        plain = [name for name in declared if name not in widgets]
+        with_link = widgets if set(widgets) & set(self._links(node)) else []
+        return {name: declared[name] for name in (*plain, *with_link)}
 
     def _links(self, node: Node) -> dict[str, list[Any]]:
         return {name: list(v) for name, v in node.inputs.items() if isinstance(v, tuple)}
@@ -216,10 +212,49 @@ class Graph:
         for name, (kind, options, _) in self._declared(node).items():
             if self._is_widget(node, name):
                 first = kind[0] if isinstance(kind, list) and kind else None
-                values[name] = node.inputs.get(name, options.get("default", first))
+                given = node.inputs.get(name)
+                value = self._linked_value(given) if isinstance(given, tuple) else given
+                values[name] = options.get("default", first) if value is None else value
         unknown = set(node.inputs) - set(self._declared(node))
         assert not unknown, f"{node.kind} has no {unknown}"
         return values
+
+    def _linked_value(self, source: Output) -> Any:
+        """What a widget shows whose value comes by a link; None is its default."""
+        return None
+
+
+def rows(options: dict[str, Any]) -> int:
+    """Lines that a widget takes."""
+    return 5 if options.get("multiline") else 1
+
+
+def identify(name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"conceptattention/{name}"))
+
+
+def plug(link: list[Any], nodes: list[dict[str, Any]]) -> None:
+    """Tell the output that a link comes from."""
+    number, source, slot, *_ = link
+    if source > 0:  # what comes from outside a subgraph has no node in it
+        out = nodes[source - 1]["outputs"][slot]
+        out["links"] = [*(out["links"] or []), number]
+
+
+def page(name: str, nodes: list[dict[str, Any]], links: list[list[Any]]) -> dict[str, Any]:
+    """What the page saves."""
+    return {
+        "id": identify(name),
+        "revision": 0,
+        "last_node_id": len(nodes),
+        "last_link_id": len(links),
+        "nodes": nodes,
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
 
 
 # --- what both models need ------------------------------------------------------------------------
@@ -235,7 +270,7 @@ class Start:
     vae: Output
     flux: bool
 
-    def prompt(self, text: str, column: int = 1, title: str = "Prompt") -> Node:
+    def prompt(self, text: str | Output, column: int = 1, title: str = "Prompt") -> Node:
         encoded = self.graph.add("CLIPTextEncode", column, title, clip=self.clip, text=text)
         if not self.flux:
             return encoded
@@ -265,7 +300,7 @@ class Start:
         **more: Any,
     ) -> Node:
         settings = {
-            "seed": 7, "steps": 20, "cfg": 1.0 if self.flux else 3.0, "sampler_name": "euler",
+            "seed": 3, "steps": 20, "cfg": 1.0 if self.flux else 3.0, "sampler_name": "euler",
             "scheduler": "simple", "denoise": 1.0, **more,
         }  # fmt: skip
         return self.graph.add(
@@ -281,6 +316,17 @@ class Start:
 
     def decode(self, latent: Node, column: int = 2) -> Node:
         return self.graph.add("VAEDecode", column, samples=latent[0], vae=self.vae)
+
+    def locate(self, picture: Output, concepts: str | Output, column: int = 2) -> Node:
+        return self.graph.add(
+            "ConceptAttentionLocate",
+            column,
+            model=self.model,
+            clip=self.clip,
+            vae=self.vae,
+            image=picture,
+            concepts=concepts,
+        )
 
     def record(self, concepts: str, column: int = 1, title: str | None = None, **more: Any) -> Node:
         return self.graph.add(
@@ -364,15 +410,7 @@ HOW_TO_RECORD = (
 
 def look(start: Start, picture: Node, concepts: str) -> None:
     graph = start.graph
-    maps = graph.add(
-        "ConceptAttentionLocate",
-        2,
-        model=start.model,
-        clip=start.clip,
-        vae=start.vae,
-        image=picture[0],
-        concepts=concepts,
-    )
+    maps = start.locate(picture[0], concepts)
     masks = graph.add("ConceptAttentionMasks", 2, maps=maps[0], image=picture[0])
     view = {"maps": maps[0], "image": picture[0]}
     graph.add("ConceptAttentionOverlay", 3, "Concept Overlay: regions", (430, 520), **view)
@@ -405,6 +443,45 @@ HOW_TO_LOCATE = (
 )
 
 
+def paint_within(
+    start: Start,
+    mask: Output,
+    picture: Output,
+    latent: Output,
+    prompt: str | Output,
+    negative: Node,
+    column: int = 4,
+    fit: bool = False,
+    **more: Any,
+) -> Node:
+    """Paint again where the mask is, and put that into the picture.
+
+    `latent` is the picture's; `fit` lets the picture have a size that latents cannot have.
+    """
+    graph = start.graph
+    limited = graph.add("SetLatentNoiseMask", column, samples=latent, mask=mask)
+    wanted = start.prompt(prompt, column, "What to paint there")
+    again = start.sample(
+        wanted,
+        negative,
+        limited[0],
+        column=column,
+        title="Paint again",
+        **{"denoise": 0.9, **more},
+    )
+    repainted = start.decode(again, column=column + 1)
+    return graph.add(
+        "ImageCompositeMasked",
+        column + 1,
+        destination=picture,
+        source=repainted[0],
+        mask=mask,
+        x=0,
+        y=0,
+        resize_source=fit,
+    )
+
+
 def repaint(start: Start, name: str, prompt: str, invert: bool, prefix: str) -> None:
     """Paint, find a thing, paint again within its mask (or outside it) and put both together."""
     graph = start.graph
@@ -422,20 +499,7 @@ def repaint(start: Start, name: str, prompt: str, invert: bool, prefix: str) -> 
         feather=8,
     )
     graph.add("MaskPreview", 3, "What may change", (WIDTH, 300), mask=mask[0])
-    limited = graph.add("SetLatentNoiseMask", 4, samples=sampled[0], mask=mask[0])
-    wanted = start.prompt(prompt, 4, "What to paint there")
-    again = start.sample(wanted, negative, limited[0], column=4, title="Paint again", denoise=0.9)
-    repainted = start.decode(again, column=5)
-    whole = graph.add(
-        "ImageCompositeMasked",
-        5,
-        destination=picture[0],
-        source=repainted[0],
-        mask=mask[0],
-        x=0,
-        y=0,
-        resize_source=False,
-    )
+    whole = paint_within(start, mask[0], picture[0], sampled[0], prompt, negative)
     graph.add("PreviewImage", 5, "Before", PICTURE, images=picture[0])
     graph.add("SaveImage", 5, "After", PICTURE, images=whole[0], filename_prefix=prefix)
 
