@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...recording import Grid
 from .double_stream import DoubleStreamRide
-from .positions import turns_of, with_places
+from .positions import turns_of
 from .reading import read_template
 
 PIXELS_PER_LATENT = 16
@@ -31,7 +31,7 @@ class Flux2:
         return Grid.of_latent(h, w, patch=model.patch_size, scale=PIXELS_PER_LATENT)
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        return [with_places(*own) for own in read_template(clip, words, self.name)]
+        return read_template(clip, words, self.name)
 
     def enter(
         self, model: FluxModel, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]

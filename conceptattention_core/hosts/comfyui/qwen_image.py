@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...recording import Grid
-from .positions import place, turns_of, unplace, with_places
+from .positions import place, turns_of, unplace
 from .reading import read_template
 
 
@@ -30,7 +30,7 @@ class QwenImage:
         return Grid.of_latent(h, w, patch=model.patch_size)
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        return [with_places(*own) for own in read_template(clip, words, self.name)]
+        return read_template(clip, words, self.name)
 
     def enter(
         self,

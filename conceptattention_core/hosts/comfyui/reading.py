@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ... import ConceptAttentionError
+from .positions import with_places
 
 T5 = "t5xxl"
 T5_END = 1
@@ -56,8 +57,8 @@ def read_t5(
     return [own[: count_until(one[key][0], end)] for own, one in zip(rows, tokens, strict=True)]
 
 
-def read_template(clip: Any, words: list[str], family: str) -> list[tuple[Tensor, range]]:
-    """For each concept the rows of its own tokens inside the prompt's template, and their places.
+def read_template(clip: Any, words: list[str], family: str) -> list[Tensor]:
+    """For each concept the rows of its own tokens inside the prompt's template, `with_places`.
 
     Language models read from left to right: a word means what it means after the template. Places
     count from the end of the text (the last is -1), because some encoders drop the beginning.
@@ -75,7 +76,7 @@ def read_template(clip: Any, words: list[str], family: str) -> list[tuple[Tensor
         ids = one[key][0]
         own = _span(ids, empty[key][0])
         places = range(own.start - len(ids), own.stop - len(ids))
-        found.append((rows[[len(rows) + place for place in places]], places))
+        found.append(with_places(rows[[len(rows) + place for place in places]], places))
     return found
 
 

@@ -14,7 +14,7 @@ from . import auraflow, chroma, flux, flux2, longcat, qwen_image, sd3
 from .common import CONCEPTS as CONCEPTS
 from .common import Tiny as Tiny
 from .common import random_weights as random_weights
-from .flux import POOLED_WIDTH as POOLED_WIDTH
+from .words import POOLED_WIDTH as POOLED_WIDTH
 from .words import T5Reader as WordReader  # noqa: F401
 
 TINY: dict[str, Tiny] = {

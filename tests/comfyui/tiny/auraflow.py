@@ -6,10 +6,9 @@ from typing import Any
 import comfy.model_patcher
 import comfy.supported_models
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from .common import Conditioning, Tiny, random_weights
+from .common import Tiny, as_text_anywhere, heads_first, prompts, random_weights
 from .words import TEXT_WIDTH, Ids, Reader, pad, read, vectors
 
 MOST = 16
@@ -34,38 +33,22 @@ def model() -> comfy.model_patcher.ModelPatcher:
     return random_weights(config)
 
 
-def prompt(seed: int, tokens: int = 5, pooled: float = 1.0, **more) -> Conditioning:
-    """AuraFlow has no pooled vector; whatever is connected is not read."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(1, tokens, TEXT_WIDTH, generator=generator)
-    return [[rows, {"pooled_output": torch.randn(1, 8) * pooled, **more}]]
-
-
 def run(block: Any, args: dict, options: dict) -> dict[str, Tensor]:
     text, image = block(args["txt"], args["img"], args["vec"], transformer_options=options)
     return {"txt": text, "img": image}
 
 
-def as_text(args: dict, concepts: Tensor, text: int, patches: int) -> dict:
-    return {"img": args["img"].clone(), "txt": concepts.clone(), "vec": args["vec"]}
-
-
-def heads_first(normed: Tensor) -> Tensor:
-    return rearrange(normed, "b n head d -> b head n d")
-
-
 TINY = Tiny(
     model=model,
     clip=PileT5,
-    prompt=prompt,
+    prompt=prompts(),
     enter=lambda network, rows: network.cond_seq_linear(rows),
     block=lambda network, index: network.double_layers[index],
     run=run,
-    as_text=as_text,
+    as_text=as_text_anywhere,
     placeless=lambda block: (block.attn.q_norm2, block.attn.k_norm1),
     queries=heads_first,
     keys=heads_first,
-    wrapped=True,
     channels=4,
     needs="AuraFlow",
 )

@@ -8,7 +8,7 @@ import comfy.supported_models
 import torch
 from comfy.ldm.chroma.model import ChromaParams
 
-from .common import Conditioning, Tiny, as_text, known, random_weights
+from .common import Tiny, as_text, known, prompts, random_weights
 from .flux import at_origin
 from .words import TEXT_WIDTH, T5Reader
 
@@ -31,17 +31,10 @@ def model() -> comfy.model_patcher.ModelPatcher:
     return random_weights(config)
 
 
-def prompt(seed: int, tokens: int = 5, pooled: float = 1.0, **more) -> Conditioning:
-    """Chroma has no pooled vector; whatever is connected is not read."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(1, tokens, TEXT_WIDTH, generator=generator)
-    return [[rows, {"pooled_output": torch.randn(1, 8) * pooled, **more}]]
-
-
 TINY = Tiny(
     model=model,
     clip=UnpaddedT5,
-    prompt=prompt,
+    prompt=prompts(),
     enter=lambda network, rows: network.txt_in(rows),
     block=lambda network, index: network.double_blocks[index],
     as_text=as_text(at_origin),

@@ -10,7 +10,10 @@ import torch
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui.patch import record
 from conceptattention.conceptattention_core.recording import RecordSpec
+from einops import rearrange
 from torch import Tensor, nn
+
+from .words import POOLED_WIDTH, TEXT_WIDTH
 
 Conditioning = list[list[Any]]
 
@@ -112,10 +115,31 @@ def random_weights(
     return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
 
 
+def prompts(tokens: int = 5, **fixed) -> Callable[..., Conditioning]:
+    """`Tiny.prompt`. Families without a pooled vector do not read theirs."""
+
+    def prompt(seed: int, tokens: int = tokens, pooled: float = 1.0, **more) -> Conditioning:
+        generator = torch.Generator().manual_seed(seed)
+        vector = torch.randn(1, POOLED_WIDTH, generator=generator) * pooled
+        rows = torch.randn(1, tokens, TEXT_WIDTH, generator=generator)
+        return [[rows, {"pooled_output": vector, **fixed, **more}]]
+
+    return prompt
+
+
 def known(params: dict[str, Any], fields: type) -> dict[str, Any]:
     """Those of `params` that this ComfyUI's dataclass has."""
     names = {field.name for field in dataclasses.fields(fields)}
     return {name: value for name, value in params.items() if name in names}
+
+
+def as_text_anywhere(args: dict, concepts: Tensor, text: int, patches: int) -> dict:
+    """`Tiny.as_text` where text has no positions and no references stand behind the picture."""
+    return {"img": args["img"].clone(), "txt": concepts.clone(), "vec": args["vec"]}
+
+
+def heads_first(normed: Tensor) -> Tensor:
+    return rearrange(normed, "b n head d -> b head n d")
 
 
 def as_text(positions: Callable[[Tensor, int, int, int], Tensor]) -> Callable[..., dict]:

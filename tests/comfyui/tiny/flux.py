@@ -8,7 +8,7 @@ import torch
 from comfy.ldm.flux.model import FluxParams
 from torch import Tensor
 
-from .common import Conditioning, Tiny, as_text, known, random_weights
+from .common import Tiny, as_text, known, prompts, random_weights
 from .words import POOLED_WIDTH, TEXT_WIDTH, T5Reader
 
 
@@ -25,13 +25,6 @@ def model() -> comfy.model_patcher.ModelPatcher:
     return random_weights(config)
 
 
-def prompt(seed: int, tokens: int = 5, pooled: float = 1.0, **more) -> Conditioning:
-    generator = torch.Generator().manual_seed(seed)
-    vector = torch.randn(1, POOLED_WIDTH, generator=generator) * pooled
-    rows = torch.randn(1, tokens, TEXT_WIDTH, generator=generator)
-    return [[rows, {"pooled_output": vector, "guidance": 3.5, **more}]]
-
-
 def at_origin(positions: Tensor, concepts: int, text: int, patches: int) -> Tensor:
     """Positions `b 1 n d/2 2 2` of a text at the origin and of the picture."""
     origin = positions[:, :, :1].expand(-1, -1, concepts, -1, -1, -1)
@@ -41,7 +34,7 @@ def at_origin(positions: Tensor, concepts: int, text: int, patches: int) -> Tens
 TINY = Tiny(
     model=model,
     clip=T5Reader,
-    prompt=prompt,
+    prompt=prompts(guidance=3.5),
     enter=lambda network, rows: network.txt_in(rows),
     block=lambda network, index: network.double_blocks[index],
     as_text=as_text(at_origin),

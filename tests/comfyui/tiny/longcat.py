@@ -7,7 +7,7 @@ import comfy.supported_models
 import torch
 from comfy.ldm.flux.model import FluxParams
 
-from .common import Conditioning, Tiny, as_text, known, random_weights
+from .common import Tiny, as_text, known, prompts, random_weights
 from .words import TEXT_WIDTH, TemplateReader, in_template
 
 
@@ -26,17 +26,10 @@ def model() -> comfy.model_patcher.ModelPatcher:
     return random_weights(config)
 
 
-def prompt(seed: int, tokens: int = 7, pooled: float = 1.0, **more) -> Conditioning:
-    """LongCat has no pooled vector; whatever is connected is not read."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(1, tokens, TEXT_WIDTH, generator=generator)
-    return [[rows, {"pooled_output": torch.randn(1, 8) * pooled, **more}]]
-
-
 TINY = Tiny(
     model=model,
     clip=TemplateReader,
-    prompt=prompt,
+    prompt=prompts(tokens=7),
     enter=lambda network, rows: network.txt_in(rows),
     block=lambda network, index: network.double_blocks[index],
     as_text=as_text(in_template),

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .common import Conditioning, Tiny, random_weights
+from .common import Tiny, prompts, random_weights
 from .words import PLACES, TEXT_WIDTH, TemplateReader
 
 
@@ -26,13 +26,6 @@ def model() -> comfy.model_patcher.ModelPatcher:
     })  # fmt: skip
     config.set_inference_dtype(torch.float32, None)
     return random_weights(config)
-
-
-def prompt(seed: int, tokens: int = 7, pooled: float = 1.0, **more) -> Conditioning:
-    """Qwen-Image has no pooled vector; whatever is connected is not read."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(1, tokens, TEXT_WIDTH, generator=generator)
-    return [[rows, {"pooled_output": torch.randn(1, 8) * pooled, **more}]]
 
 
 def run(block: Any, args: dict, options: dict) -> dict[str, Tensor]:
@@ -66,7 +59,7 @@ def heads_first(normed: Tensor) -> Tensor:
 TINY = Tiny(
     model=model,
     clip=CroppedTemplate,
-    prompt=prompt,
+    prompt=prompts(tokens=7),
     enter=lambda network, rows: network.txt_in(network.txt_norm(rows)),
     block=lambda network, index: network.transformer_blocks[index],
     run=run,

@@ -6,10 +6,9 @@ from typing import Any
 import comfy.model_patcher
 import comfy.supported_models
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from .common import Conditioning, Tiny, random_weights
+from .common import Tiny, as_text_anywhere, heads_first, prompts, random_weights
 from .words import POOLED_WIDTH, TEXT_WIDTH, T5Reader, number, pad, read, vectors
 
 DEPTH, MOST = 2, 24
@@ -47,34 +46,19 @@ def model() -> comfy.model_patcher.ModelPatcher:
     return random_weights(config)
 
 
-def prompt(seed: int, tokens: int = 5, pooled: float = 1.0, **more) -> Conditioning:
-    generator = torch.Generator().manual_seed(seed)
-    vector = torch.randn(1, POOLED_WIDTH, generator=generator) * pooled
-    rows = torch.randn(1, tokens, TEXT_WIDTH, generator=generator)
-    return [[rows, {"pooled_output": vector, **more}]]
-
-
 def run(block: Any, args: dict, options: dict) -> dict[str, Tensor | None]:
     text, image = block(args["txt"], args["img"], c=args["vec"], transformer_options=options)
     return {"txt": text, "img": image}
 
 
-def as_text(args: dict, concepts: Tensor, text: int, patches: int) -> dict:
-    return {"img": args["img"].clone(), "txt": concepts.clone(), "vec": args["vec"]}
-
-
-def heads_first(normed: Tensor) -> Tensor:
-    return rearrange(normed, "b n head d -> b head n d")
-
-
 TINY = Tiny(
     model=model,
     clip=ClipsAndT5,
-    prompt=prompt,
+    prompt=prompts(),
     enter=lambda network, rows: network.context_embedder(rows),
     block=lambda network, index: network.joint_blocks[index],
     run=run,
-    as_text=as_text,
+    as_text=as_text_anywhere,
     wrapped=False,
     placeless=lambda block: (block.x_block.attn.ln_q, block.context_block.attn.ln_k),
     queries=heads_first,
