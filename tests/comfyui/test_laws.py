@@ -297,6 +297,21 @@ def test_riding_equals_being_the_prompt(tiny, space, cfg, references):
         assert error <= 1e-5, f"block {index}: {error}"
 
 
+@pytest.mark.parametrize("method", ["index", "offset", "index_timestep_zero"])
+def test_references_change_nothing_and_are_not_in_the_maps(tiny, method):
+    if not tiny.references:
+        pytest.skip("this family has no reference pictures")
+    if method == "index_timestep_zero" and tiny is not TINY["Qwen-Image"]:
+        pytest.skip("ComfyUI has this way for Qwen-Image-Edit")
+    more = {"reference_latents": [tiny.latent(1, 6, 9)], "reference_latents_method": method}
+    positive = tiny.prompt(1, **more)
+    recorded = tiny.sample(tiny.recorded(), cfg=3.0, positive=positive)
+    assert torch.equal(recorded, tiny.sample(tiny.model(), cfg=3.0, positive=positive))
+    found = STORE.find(recorded)
+    assert found.scores.isfinite().all()
+    assert found.scores.shape[-2:] == (found.grid.y, found.grid.x)
+
+
 @torch.inference_mode()
 def test_the_prompts_pooled_vector_does_not_reach_the_concepts(tiny):
     network = tiny.model().model.diffusion_model
