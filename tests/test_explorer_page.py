@@ -153,7 +153,7 @@ def close(mask: np.ndarray, expected: torch.Tensor | np.ndarray, share: float = 
 
 def strongest(recording: Recording, size: tuple[int, int]) -> np.ndarray:
     """The position of the strongest concept at each pixel, `h w`."""
-    return upsample(reduce(recording).maps, recording.grid, size)[0].argmax(0).numpy()
+    return upsample(reduce(recording, blocks="all").maps, recording.grid, size)[0].argmax(0).numpy()
 
 
 def mask_of(
