@@ -19,7 +19,7 @@ from . import ConceptAttentionError
 
 
 @dataclass(frozen=True)
-class Vectors:
+class ImageVectors:
     """The image inside an attention layer.
 
     Its keys and values are the very tensors of the ordinary attention, positions applied.
@@ -34,7 +34,7 @@ class Vectors:
 
 
 @dataclass(frozen=True)
-class Riders:
+class ConceptVectors:
     """The concepts inside an attention layer, their keys as they are before positions."""
 
     keys: Tensor  # b head t d
@@ -61,24 +61,24 @@ class JointBlock(Protocol):
 # What concepts attend to: the ablation of the paper's section 5.
 
 
-def _attend_both(q: Tensor, k: Tensor, v: Tensor, image: Vectors) -> Tensor:
+def _attend_both(q: Tensor, k: Tensor, v: Tensor, image: ImageVectors) -> Tensor:
     keys, values = torch.cat([k, image.keys], dim=2), torch.cat([v, image.values], dim=2)
     return F.scaled_dot_product_attention(q, keys, values)
 
 
-def _attend_image(q: Tensor, k: Tensor, v: Tensor, image: Vectors) -> Tensor:
+def _attend_image(q: Tensor, k: Tensor, v: Tensor, image: ImageVectors) -> Tensor:
     return F.scaled_dot_product_attention(q, image.keys, image.values)
 
 
-def _attend_concepts(q: Tensor, k: Tensor, v: Tensor, image: Vectors) -> Tensor:
+def _attend_concepts(q: Tensor, k: Tensor, v: Tensor, image: ImageVectors) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def _attend_nothing(q: Tensor, k: Tensor, v: Tensor, image: Vectors) -> Tensor:
+def _attend_nothing(q: Tensor, k: Tensor, v: Tensor, image: ImageVectors) -> Tensor:
     return v
 
 
-ATTEND: dict[str, Callable[[Tensor, Tensor, Tensor, Vectors], Tensor]] = {
+ATTEND: dict[str, Callable[[Tensor, Tensor, Tensor, ImageVectors], Tensor]] = {
     "concepts and image": _attend_both,
     "image": _attend_image,
     "concepts": _attend_concepts,
@@ -89,21 +89,21 @@ ATTEND: dict[str, Callable[[Tensor, Tensor, Tensor, Vectors], Tensor]] = {
 # Where concepts and patches are compared. Each score is linear in the concept's vector.
 
 
-def _score_outputs(concepts: Riders, image: Vectors, mean: Tensor) -> Tensor:
+def _score_outputs(concepts: ConceptVectors, image: ImageVectors, mean: Tensor) -> Tensor:
     return _similarity(mean @ concepts.outputs, image.outputs)
 
 
-def _score_cross_attention(concepts: Riders, image: Vectors, mean: Tensor) -> Tensor:
+def _score_cross_attention(concepts: ConceptVectors, image: ImageVectors, mean: Tensor) -> Tensor:
     """The paper's comparison: concept key, image query before positions, mean over heads."""
     heads = concepts.keys.shape[1]
     return _similarity(mean @ _merge(concepts.keys), _merge(image.unplaced_queries())) / heads
 
 
-def _score_values(concepts: Riders, image: Vectors, mean: Tensor) -> Tensor:
+def _score_values(concepts: ConceptVectors, image: ImageVectors, mean: Tensor) -> Tensor:
     return _similarity(mean @ _merge(concepts.values), _merge(image.values))
 
 
-SPACES: dict[str, Callable[[Riders, Vectors, Tensor], Tensor]] = {
+SPACES: dict[str, Callable[[ConceptVectors, ImageVectors, Tensor], Tensor]] = {
     "output": _score_outputs,
     "cross-attention": _score_cross_attention,
     "value": _score_values,
@@ -144,7 +144,7 @@ def token_mean(owners: Tensor) -> Tensor:
 
 
 def step(
-    block: JointBlock, concepts: Tensor, image: Vectors, mean: Tensor, method: Method
+    block: JointBlock, concepts: Tensor, image: ImageVectors, mean: Tensor, method: Method
 ) -> tuple[Tensor, Tensor]:
     """One block: the concept stream `b t (head d)` after it, and raw scores `b c p`.
 
@@ -153,14 +153,14 @@ def step(
     """
     q, k, v = block.heads(concepts)
     attended = _merge(ATTEND[method.attend](block.place(q), block.place(k), v, image))
-    riders = Riders(k, v, attended)
+    riders = ConceptVectors(k, v, attended)
     scores = SPACES[method.space](riders, image, mean.to(attended))
     if method.bounces:
         scores = propagate(scores, image, method.bounces)
     return block.update(concepts, attended), scores
 
 
-def propagate(scores: Tensor, image: Vectors, bounces: int) -> Tensor:
+def propagate(scores: Tensor, image: ImageVectors, bounces: int) -> Tensor:
     """Scores `b c p`, each patch taking those of the patches it attends to.
 
     One bounce is a step of the Markov chain that a block's image-image attention is (Erel et al.,

@@ -9,8 +9,8 @@ from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.attention import (
     ATTEND,
     SPACES,
+    ImageVectors,
     Method,
-    Vectors,
     propagate,
     step,
     token_mean,
@@ -50,7 +50,9 @@ def block():
 @pytest.fixture
 def image():
     keys, values, queries = random(3, B, HEADS, P, D, seed=2)
-    return Vectors(keys, values, random(B, P, HEADS * D, seed=3), lambda: queries, lambda: queries)
+    return ImageVectors(
+        keys, values, random(B, P, HEADS * D, seed=3), lambda: queries, lambda: queries
+    )
 
 
 READ = {  # which rows of (concepts, image) a concept reads; nothing: it keeps its own value
@@ -61,7 +63,7 @@ READ = {  # which rows of (concepts, image) a concept reads; nothing: it keeps i
 }
 
 
-def attended_by_hand(block: Block, image: Vectors, attend: str) -> Tensor:
+def attended_by_hand(block: Block, image: ImageVectors, attend: str) -> Tensor:
     """What each concept token attends, `b t (head d)`, head after head."""
     out = torch.zeros(B, T, HEADS * D)
     for b, head, t in product(range(B), range(HEADS), range(T)):
@@ -82,7 +84,7 @@ def attended_by_hand(block: Block, image: Vectors, attend: str) -> Tensor:
     return out
 
 
-def scores_by_hand(block: Block, image: Vectors, attended: Tensor, space: str) -> Tensor:
+def scores_by_hand(block: Block, image: ImageVectors, attended: Tensor, space: str) -> Tensor:
     """The mean over a concept's tokens of its dot product with each patch, `b c p`."""
     out = torch.zeros(B, max(OWNERS) + 1, P)
     for b, t, p in product(range(B), range(T), range(P)):
@@ -122,7 +124,7 @@ def test_queries_without_positions_are_only_worked_out_when_they_are_compared(bl
     def never():
         raise AssertionError("asked for")
 
-    silent = Vectors(image.keys, image.values, image.outputs, never, never)
+    silent = ImageVectors(image.keys, image.values, image.outputs, never, never)
     mean = token_mean(torch.tensor(OWNERS))
     for space in SPACES:
         if space != "cross-attention":
@@ -146,7 +148,7 @@ def test_token_mean_averages_the_tokens_of_each_concept():
 def test_half_precision_stays_what_it_is(block, image):
     block.q, block.k, block.v = block.q.half(), block.k.half(), block.v.half()
     halves = (vectors.half() for vectors in (image.keys, image.values, image.outputs))
-    small = Vectors(*halves, lambda: None, lambda: None)
+    small = ImageVectors(*halves, lambda: None, lambda: None)
     stream = random(B, T, HEADS * D).half()
     after, scores = step(block, stream, small, token_mean(torch.tensor(OWNERS)), Method())
     assert after.dtype == scores.dtype == torch.float16
@@ -172,7 +174,7 @@ def test_the_defaults_are_the_papers():
 # --- propagation ----------------------------------------------------------------------------------
 
 
-def bounced_by_hand(scores: Tensor, image: Vectors) -> Tensor:
+def bounced_by_hand(scores: Tensor, image: ImageVectors) -> Tensor:
     """Each patch takes the scores of the patches it attends to, averaged over heads."""
     out = torch.zeros_like(scores)
     queries = image.queries()

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ... import ConceptAttentionError
-from ...attention import Vectors, step
+from ...attention import ImageVectors, step
 from ...locating import Enough
 from ...ranges import select
 from ...recording import Recorder, Recording, RecordSpec, board
@@ -154,9 +154,10 @@ def _uncompiled() -> AbstractContextManager:
     look again), ours as well: the next run would go on with this one's concepts, and one without
     concepts would break.
     """
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
+    set_stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
+    if set_stance is None or "torch._dynamo" not in sys.modules:  # which takes seconds to import
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    return set_stance("force_eager")
 
 
 def _around_block(forward: "Forward", index: int, earlier: Callable | None) -> Callable:
@@ -264,7 +265,7 @@ class Forward:
         if index != self.at or ride is None or concepts is None:
             return
         patches = slice(text, text + self.run.grid.y * self.run.grid.x)  # references come after
-        image = Vectors(
+        image = ImageVectors(
             keys=self._positive(k)[:, :, patches],
             values=self._positive(v)[:, :, patches],
             outputs=self._positive(out)[:, patches],

@@ -11,7 +11,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
 from ... import ConceptAttentionError
-from ...attention import JointBlock, Vectors
+from ...attention import ImageVectors, JointBlock
 from ...recording import Grid
 from .flux import Flux
 
@@ -26,7 +26,7 @@ class Ride(Protocol):
 
     def block(self, index: int) -> JointBlock: ...
 
-    def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> Vectors:
+    def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> ImageVectors:
         """The image side of a block, from what its projections gave, all `b p (head d)`."""
         ...
 

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ... import ConceptAttentionError
-from ...attention import Vectors
+from ...attention import ImageVectors
 from ...recording import Grid
 
 LENGTH, LENGTH_SCHNELL = 512, 256  # tokens
@@ -138,12 +138,12 @@ class FluxRide:
     def block(self, index: int) -> "FluxBlock":
         return FluxBlock(self.blocks[index], self.temb)
 
-    def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> Vectors:
+    def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> ImageVectors:
         attention: Any = self.blocks[index].attn
         q, k, v = (_split(x, attention.heads) for x in (q, k, v))
         cos, sin = (table[: k.shape[2]] for table in self.positions)
         place: Any = apply_rotary_emb  # annotated too narrowly
-        return Vectors(
+        return ImageVectors(
             keys=place(attention.norm_k(k), (cos, sin)),
             values=v,
             outputs=outputs,
