@@ -143,7 +143,7 @@ def reduce(
             "space": recording.spec.method.space,
             "bounces": recording.spec.method.bounces,
             "steps": steps,
-            "blocks": blocks,
+            "blocks": recording.spec.blocks if blocks == "all" else blocks,
             "order": order,
             "temperature": temperature,
             "scale": scale,
