@@ -281,7 +281,7 @@ def test_masks_take_the_size_of_the_image(size):
 
 def test_ranges_and_order_change_the_maps_without_sampling_again():
     _, latent = sampled()
-    ways = [{}, {"steps": "0"}, {"blocks": "last 1"}, {"order": "mean, then softmax"},
+    ways = [{}, {"steps": "0"}, {"blocks": "all"}, {"order": "mean, then softmax"},
             {"temperature": 4.0}]  # fmt: skip
     found = [run(Maps, latent=latent, **way)[0].maps for way in ways]
     for i, one in enumerate(found):

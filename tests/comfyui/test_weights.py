@@ -37,7 +37,7 @@ def with_lora(model: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
     lora = {}
     for name, weight in model.model.diffusion_model.state_dict().items():
-        if name.endswith(("attn.qkv.weight", "attn.proj.weight")):
+        if "attn." in name and name.endswith(".weight") and weight.ndim == 2:
             key = f"diffusion_model.{name.removesuffix('.weight')}"
             rows, columns = weight.shape
             lora[f"{key}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / 10
