@@ -13,6 +13,9 @@ DROP = """([name, text]) => {
         canvas.dispatchEvent(new DragEvent(type, {dataTransfer: data, ...at}));
     }
 }"""
+# Of a node: drawn on the classic canvas, elements of the page in Nodes 2.0.
+PICTURES = """node => LiteGraph.vueNodesMode
+    ? [...document.querySelectorAll(`[data-node-id="${node.id}"] img`)] : node.imgs ?? []"""
 KINDS = "app.graph.nodes.map(node => node.type).join()"
 # Older pages have a group of buttons under this name, newer ones the button itself.
 RUN = 'button[data-testid="queue-button"], [data-testid="queue-button"] button'
@@ -40,16 +43,26 @@ def press_run(page: Any) -> None:
 def wait_for_pictures(page: Any, counts: dict[str, int]) -> None:
     """Until each node, by title, shows as many pictures; then all of the graph is in view."""
     page.wait_for_function(
-        """counts => {
+        f"""counts => {{
+            const pictures = {PICTURES};
             // Nodes load their pictures when they are in view.
             app.extensionManager.command.execute("Comfy.Canvas.FitView");
-            return Object.entries(counts).every(([title, count]) => {
-                const node = app.graph.nodes.find(node => node.title === title);
-                return node.imgs?.length === count && node.imgs.every(one => one.complete);
-            });
-        }""",
+            return Object.entries(counts).every(([title, count]) => {{
+                const shown = pictures(app.graph.nodes.find(node => node.title === title));
+                return shown.length === count && shown.every(one => one.naturalWidth);
+            }});
+        }}""",
         arg=counts,
         polling=1000,
+    )
+
+
+def sizes_of_pictures(page: Any, title: str) -> list[list[int]]:
+    """Width and height of each picture that the node of this title shows."""
+    return page.evaluate(
+        f"""title => ({PICTURES})(app.graph.nodes.find(node => node.title === title))
+            .map(one => [one.naturalWidth, one.naturalHeight])""",
+        title,
     )
 
 

@@ -48,8 +48,9 @@ def test_it_shows_the_concept_every_few_steps_and_changes_nothing(tiny, previews
     assert torch.equal(latent, plain)
     assert torch.equal(STORE.find(latent).scores, scores)
     assert [(value, total) for value, total, _ in previews] == [(2, 7), (4, 7), (6, 7)]
+    size = (7 * tiny.scale, 5 * tiny.scale)
     for _, _, (kind, picture, _) in previews:
-        assert (kind, picture.mode, picture.size) == ("JPEG", "RGB", (56, 40))
+        assert (kind, picture.mode, picture.size) == ("JPEG", "RGB", size)
 
 
 def test_what_it_shows_grows_from_the_maps_of_single_steps(tiny, previews):
@@ -59,8 +60,15 @@ def test_what_it_shows_grows_from_the_maps_of_single_steps(tiny, previews):
     shown = previews[0][2][1].convert("L")
     brightest = divmod(int(first.argmax()), first.shape[1])
     darkest = divmod(int(first.argmin()), first.shape[1])
+    patch = recording.grid.patch
     values = [
-        shown.getpixel((min(x * 16 + 8, 55), min(y * 16 + 8, 39))) for y, x in (brightest, darkest)
+        shown.getpixel(
+            (
+                min(x * patch + patch // 2, shown.width - 1),
+                min(y * patch + patch // 2, shown.height - 1),
+            )
+        )
+        for y, x in (brightest, darkest)
     ]
     assert values[0] > values[1]
     assert len({preview[2][1].tobytes() for preview in previews}) == 3
