@@ -482,7 +482,7 @@ def paint_within(
     )
 
 
-def repaint(start: Start, name: str, prompt: str, invert: bool, prefix: str) -> None:
+def repaint(start: Start, name: str, prompt: str, invert: bool, prefix: str, **more: Any) -> None:
     """Paint, find a thing, paint again within its mask (or outside it) and put both together."""
     graph = start.graph
     sampled, picture, _, negative = paint(start)
@@ -499,14 +499,14 @@ def repaint(start: Start, name: str, prompt: str, invert: bool, prefix: str) -> 
         feather=8,
     )
     graph.add("MaskPreview", 3, "What may change", (WIDTH, 300), mask=mask[0])
-    whole = paint_within(start, mask[0], picture[0], sampled[0], prompt, negative)
+    whole = paint_within(start, mask[0], picture[0], sampled[0], prompt, negative, **more)
     graph.add("PreviewImage", 5, "Before", PICTURE, images=picture[0])
     graph.add("SaveImage", 5, "After", PICTURE, images=whole[0], filename_prefix=prefix)
 
 
 def change_only_this(start: Start) -> None:
     prompt = "a green hot-air balloon over a lake, sun, mountains, clouds, day sky"
-    repaint(start, "balloon", prompt, invert=False, prefix="change_only_this")
+    repaint(start, "balloon", prompt, invert=False, prefix="change_only_this", seed=5)
 
 
 def swap_background(start: Start) -> None:
