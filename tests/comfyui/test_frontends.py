@@ -112,6 +112,7 @@ def says(control: str, value: Any) -> bool:
     return control == value if isinstance(value, str) else float(control) == value
 
 
+@pytest.mark.parametrize("frontend", ["Nodes 2.0"], indirect=True)
 def test_a_workflow_with_several_samplers_runs_and_shows_its_pictures(canvas):
     drop(canvas, WORKFLOWS / "change_only_this.json")
     assert canvas.evaluate(RED) == []
