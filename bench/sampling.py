@@ -117,7 +117,7 @@ def papers_way(model, clip, words: list[str], kept: list[torch.Tensor]):
         return block
 
     patched = model.clone()
-    for index in range(family.depth(network)):
+    for index in range(len(family.blocks(network))):
         patched.set_model_patch_replace(around(index), "dit", "double_block", index)
     return patched
 

@@ -63,10 +63,7 @@ def page(
     Maps are those of `maps.reduce` in the paper's order, at this temperature. The page opens with
     the ranges `steps` and `blocks` (see `ranges.select`) and holds all that was recorded.
     """
-    if not 0 <= b < len(recording.scores):
-        raise ConceptAttentionError(
-            f"There is no picture {b} in the recording; it has {len(recording.scores)}, from 0."
-        )
+    recording = recording.picture(b)
     if not temperature > 0:
         raise ConceptAttentionError(f"The temperature must be above 0, got {temperature}.")
     step_groups, block_groups = group(recording)
@@ -92,7 +89,7 @@ def page(
         },
         "heat": heat_map(torch.linspace(0, 1, HEAT_COLOURS)[None], 0, 1)[0].tolist(),
         "picture": _embed(image),
-        "cube": _pack(_cube(recording, b, temperature, step_groups, block_groups)),
+        "cube": _pack(_cube(recording, temperature, step_groups, block_groups)),
     }
     text = json.dumps(data).replace("<", "\\u003c")  # a name cannot end the script it stands in
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACEHOLDER, text)
@@ -148,10 +145,10 @@ def _parts(count: int, parts: int) -> list[range]:
 
 
 def _cube(
-    recording: Recording, b: int, temperature: float, steps: list[Group], blocks: list[Group]
+    recording: Recording, temperature: float, steps: list[Group], blocks: list[Group]
 ) -> Tensor:
     """The map of each pair of groups, `step block c y x`."""
-    rows = recording.scores[b : b + 1].split([few.count for few in steps], dim=1)
+    rows = recording.scores.split([few.count for few in steps], dim=1)
     return torch.stack(
         [
             torch.cat(

@@ -10,7 +10,7 @@ from torch import Tensor
 from . import ConceptAttentionError
 from .concepts import ConceptSet
 from .ranges import DEEP, select
-from .recording import Grid, Recording
+from .recording import Grid, Recording, Time
 
 
 def _softmax_then_mean(scores: Tensor) -> Tensor:
@@ -57,7 +57,10 @@ SCALES: dict[str, Callable[[Tensor, str, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class ConceptMaps:
-    """Per patch, how much of each concept: `b c y x`, float32, 0..1, summing to 1 over c."""
+    """Per patch, how much of each concept: `b c y x`, float32, 0..1, summing to 1 over c.
+
+    Each picture of a video is one of `b`.
+    """
 
     maps: Tensor
     concepts: ConceptSet
@@ -77,7 +80,7 @@ class ConceptMaps:
         """The maps of one picture of the batch."""
         recording = self.recording
         if recording is not None:
-            recording = replace(recording, scores=recording.scores[b : b + 1])
+            recording = recording.picture(b)
         return replace(self, maps=self.maps[b : b + 1], recording=recording)
 
     def of(self, name: str) -> Tensor:
@@ -132,8 +135,9 @@ def reduce(
             )
     if not temperature > 0:
         raise ConceptAttentionError(f"The temperature must be above 0, got {temperature}.")
+    maps = SCALES[scale](choose(recording, steps, blocks), order, temperature)
     return ConceptMaps(
-        SCALES[scale](choose(recording, steps, blocks), order, temperature),
+        _to_pictures(maps, recording.grid.time),
         recording.concepts,
         recording.grid,
         {
@@ -150,6 +154,22 @@ def reduce(
         },
         recording,
     )
+
+
+def _to_pictures(maps: Tensor, time: Time) -> Tensor:
+    """Maps of frames `(b frame) c y x` as maps of every picture of each video.
+
+    Between two frames maps blend.
+    """
+    if time.pictures == time.frames:
+        return maps
+    at = torch.tensor([time.frame_of(picture) for picture in range(time.pictures)])
+    before = at.long()
+    after = (before + 1).clamp_max(time.frames - 1)
+    frames = rearrange(maps, "(b frame) c y x -> b frame c y x", frame=time.frames)
+    weight = rearrange(at - before, "picture -> picture 1 1 1")
+    blended = torch.lerp(frames[:, before], frames[:, after], weight)
+    return rearrange(blended, "b picture c y x -> (b picture) c y x")
 
 
 def choose(recording: Recording, steps: str = "all", blocks: str = "all") -> Tensor:

@@ -6,7 +6,7 @@ would exceed it keeps the running mean of neighbouring steps instead.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from einops import rearrange
@@ -56,6 +56,34 @@ def board(spec: RecordSpec, rows: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
+class Time:
+    """How the pictures of a video lie in its latent; a picture is a video of one."""
+
+    latents: int = 1
+    """Cells of the latent along time. The first one is one picture."""
+    pace: int = 1
+    """Pictures in each of the others."""
+    patch: int = 1
+    """Cells along the side of a patch that goes along time. Padding comes last."""
+
+    @property
+    def frames(self) -> int:
+        """Patches along time."""
+        return -(-self.latents // self.patch)
+
+    @property
+    def pictures(self) -> int:
+        return 1 + (self.latents - 1) * self.pace
+
+    def frame_of(self, picture: int) -> float:
+        """Where a picture lies among the frames, each of which stands in the middle of its own."""
+        second = (self.pace + 1) / 2  # the middle of the second cell
+        cell = picture / second if picture < second else 1 + (picture - second) / self.pace
+        frame = (cell + 0.5) / self.patch - 0.5
+        return min(max(frame, 0.0), self.frames - 1.0)
+
+
+@dataclass(frozen=True)
 class Grid:
     """The patch grid and the picture it covers. Padding lies at the right and at the bottom."""
 
@@ -67,16 +95,25 @@ class Grid:
     w: int
     size: tuple[int, int] | None = None
     """The picture's own h and w, where it was resized to be looked at."""
+    time: "Time" = Time()
 
     @classmethod
-    def of_latent(cls, h: int, w: int, patch: int = 2, scale: int = 8) -> "Grid":
+    def of_latent(
+        cls, h: int, w: int, patch: int = 2, scale: int = 8, time: "Time | None" = None
+    ) -> "Grid":
         """The grid over a latent of `h` by `w`, padded up to whole patches."""
-        return cls(-(-h // patch), -(-w // patch), patch * scale, h * scale, w * scale)
+        y, x = -(-h // patch), -(-w // patch)
+        return cls(y, x, patch * scale, h * scale, w * scale, time=time or Time())
+
+    @property
+    def patches(self) -> int:
+        """How many patches a picture or a video has."""
+        return self.time.frames * self.y * self.x
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The raw scores of one run, on the host."""
+    """The raw scores of one run, on the host. The frames of a video follow one another in `b`."""
 
     scores: Tensor  # b step block c y x, float32
     spec: RecordSpec
@@ -96,6 +133,23 @@ class Recording:
     def nbytes(self) -> int:
         return self.scores.nbytes
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures were recorded, those of a video one by one."""
+        time = self.grid.time
+        return len(self.scores) // time.frames * time.pictures
+
+    def picture(self, b: int) -> "Recording":
+        """One picture by itself; of a video, the frame next to it."""
+        if not 0 <= b < self.pictures:
+            raise ConceptAttentionError(
+                f"There is no picture {b} in the recording; it has {self.pictures}, from 0."
+            )
+        time = self.grid.time
+        video, picture = divmod(b, time.pictures)
+        at = video * time.frames + round(time.frame_of(picture))
+        return replace(self, scores=self.scores[at : at + 1], grid=replace(self.grid, time=Time()))
+
 
 class Recorder:
     """Collects one run. Born when sampling starts, gone when it ends."""
@@ -112,7 +166,12 @@ class Recorder:
         Several forwards in a step (second-order samplers, several prompts) are averaged.
         """
         stacked = torch.stack(list(scores), dim=1).float().cpu()
-        forward = rearrange(stacked, "b block c (y x) -> b block c y x", y=self.grid.y)
+        forward = rearrange(
+            stacked,
+            "b block c (frame y x) -> (b frame) block c y x",
+            frame=self.grid.time.frames,
+            y=self.grid.y,
+        )
         kept = self._scores
         if kept is None:
             affordable = self.spec.budget_mib * 2**20 // forward.nbytes

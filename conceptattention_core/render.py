@@ -133,7 +133,7 @@ def blocks_by_steps(
     """
     c = recording.concepts.find(name)
     steps, blocks = (_choose_evenly(len(x)) for x in (recording.steps, recording.blocks))
-    scores = recording.scores[b : b + 1]
+    scores = recording.picture(b).scores
     order = next(iter(ORDERS))  # of a single step and block all are alike
     heats = torch.stack(
         [

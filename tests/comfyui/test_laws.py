@@ -3,6 +3,7 @@
 import gc
 import tracemalloc
 from dataclasses import fields, replace
+from functools import partial
 from itertools import product
 
 import comfy.model_management
@@ -119,7 +120,7 @@ def test_recording_changes_nothing_and_records_every_picture(tiny, run):
     assert torch.equal(recorded, plain)
     assert plain.std() > 0.1
     recording = STORE.find(recorded)
-    assert len(recording.scores) == len(plain)
+    assert len(recording.scores) == len(plain) * max(tiny.frames, 1)
     assert recording.scores.isfinite().all()
 
 
@@ -128,10 +129,13 @@ def test_recording_changes_nothing_beside_another_pack_before_or_after(tiny, oth
     def run(model):
         return tiny.sample(model, cfg=3.0)
 
-    plain = run(other(tiny.model()))
+    plain = run(other(tiny, tiny.model()))
     assert not torch.equal(plain, run(tiny.model()))
     scores = []
-    for model in (tiny.recorded(model=other(tiny.model())), other(tiny.recorded())):
+    for model in (
+        tiny.recorded(model=other(tiny, tiny.model())),
+        other(tiny, tiny.recorded()),
+    ):
         recorded = run(model)
         assert torch.equal(recorded, plain)
         scores.append(STORE.find(recorded).scores)
@@ -182,13 +186,13 @@ def call_apart(tiny: Tiny, block: nn.Module, args: dict) -> tuple[dict, dict]:
         hook.remove()
 
 
-def of_rows(value, rows: slice):
-    """The rows of a batch of what a block was called with."""
+def of_rows(value, rows: slice, b: int):
+    """The rows of a batch of `b` of what a block was called with."""
     if isinstance(value, Tensor):
-        return value[rows].clone() if len(value) > 1 else value.clone()
+        return value[rows].clone() if len(value) == b else value.clone()
     if isinstance(value, tuple):
-        return tuple(of_rows(part, rows) for part in value)
-    parts = {field.name: of_rows(getattr(value, field.name), rows) for field in fields(value)}
+        return tuple(of_rows(part, rows, b) for part in value)
+    parts = {field.name: of_rows(getattr(value, field.name), rows, b) for field in fields(value)}
     return replace(value, **parts)
 
 
@@ -204,37 +208,42 @@ class Witness:
 
     def on(self, model):
         watched = model.clone()
-        depth = find(self.network).depth(self.network)
+        depth = len(find(self.network).blocks(self.network))
         for index in range(depth):
-            watched.set_model_patch_replace(self._watch(index), "dit", "double_block", index)
+            self.tiny.around(watched, index, self._watch(index))
         return watched
 
     def _watch(self, index: int):
-        def patch_of_block(args, extra):
+        def patch_of_block(args, original):
             options = args["transformer_options"]
             at = options["cond_or_uncond"].index(patch.POSITIVE) * self.b
             rows = slice(at, at + self.b)
             self.args[index] = {
-                name: of_rows(value, rows)
+                name: of_rows(value, rows, len(args["img"]))
                 for name, value in args.items()
                 if isinstance(value, (Tensor, tuple))
             }
             joint = args["txt"].shape[1] + args["img"].shape[1]
 
+            earlier = options.get(patch.OVERRIDE)
+
             def override(attention, *rest, **kwargs):
-                out = attention(*rest, **kwargs)
+                out = (attention if earlier is None else partial(earlier, attention))(
+                    *rest, **kwargs
+                )
                 if out.shape[1] == joint:
                     self.out[index] = out[rows].clone()
                 return out
 
             def before_positions(_module, _args, out):
-                self.queries[index] = self.tiny.queries(out)[rows].clone()
+                # where both streams have one norm, concepts come through it later
+                self.queries.setdefault(index, self.tiny.queries(out)[rows].clone())
 
             options = {**options, patch.OVERRIDE: override}
             queries, _ = self.tiny.placeless(self.tiny.block(self.network, index))
             hook = queries.register_forward_hook(before_positions)
             try:
-                return extra["original_block"]({**args, "transformer_options": options})
+                return original({**args, "transformer_options": options})
             finally:
                 hook.remove()
 
@@ -246,8 +255,10 @@ def scores_as_prompt(tiny: Tiny, witness: Witness, words: list[list[str]], space
     clip = tiny.clip()
     rows = torch.cat([clip.row(word) for own in words for word in own])
     tokens = [c for c, own in enumerate(words) for _ in own]
-    text = witness.args[0]["txt"].shape[1]
-    patches = grid.y * grid.x
+    text = 0 if tiny.text_last else witness.args[0]["txt"].shape[1]
+    patches = grid.patches
+    own = slice(patches, None) if tiny.text_last else slice(len(rows))
+    picture = slice(patches) if tiny.text_last else slice(len(rows), None)
     stream = tiny.enter(witness.network, rows).expand(witness.b, -1, -1)
     found = []
     for index, args in sorted(witness.args.items()):
@@ -255,21 +266,26 @@ def scores_as_prompt(tiny: Tiny, witness: Witness, words: list[list[str]], space
         out, seen = call_apart(tiny, tiny.block(witness.network, index), given)
         stream = out["txt"]
         if space == "output":
-            of_tokens = seen["out"][:, : len(rows)]
+            of_tokens = seen["out"][:, own]
             of_image = witness.out[index][:, text : text + patches]
         else:
-            of_tokens = seen["keys" if space == "cross-attention" else "v"][:, :, : len(rows)]
+            of_tokens = seen["keys" if space == "cross-attention" else "v"]
+            if of_tokens.shape[2] > len(rows):  # keys of the text alone
+                of_tokens = of_tokens[:, :, own]
             of_tokens = torch.cat(of_tokens.unbind(1), dim=-1)
-            of_image = seen["v"][:, :, len(rows) :]
+            of_image = seen["v"][:, :, picture]
             if space == "cross-attention":
-                of_image = witness.queries[index][:, :, :patches] / seen["q"].shape[1]
+                of_image = witness.queries[index] / seen["q"].shape[1]
+                start = text if of_image.shape[2] == witness.out[index].shape[1] else 0
+                of_image = of_image[:, :, start : start + patches]
             of_image = torch.cat(of_image.unbind(1), dim=-1)
         products = of_tokens @ of_image.mT
         means = [
             products[:, [t for t, owner in enumerate(tokens) if owner == c]].mean(1)
             for c in range(len(words))
         ]
-        found.append(torch.stack(means, 1).unflatten(-1, (grid.y, grid.x)))
+        frames = torch.stack(means, 1).unflatten(-1, (grid.time.frames, grid.y, grid.x))
+        found.append(frames.transpose(1, 2).flatten(0, 1))
     return found
 
 
@@ -323,9 +339,13 @@ def test_the_prompts_pooled_vector_does_not_reach_the_concepts(tiny):
         tiny.sample(witness.on(tiny.model()), (2, 5, 7), steps=1, positive=prompt)
         y = prompt[0][1]["pooled_output"].expand(2, -1)
         vecs.append([args["vec"] for args in witness.args.values()])
-        rides.append(family.enter(network, rows, witness.args[0], {"y": y}))
+        rides.append(
+            family.enter(
+                network, rows, witness.args[0], {"y": y, "timesteps": torch.full((2,), 1000.0)}
+            )
+        )
     concepts = rides[0].concepts
-    for index in range(family.depth(network)):
+    for index in range(len(family.blocks(network))):
         blocks = [ride.block(index, vec[index]) for ride, vec in zip(rides, vecs, strict=True)]
         heads = [block.heads(concepts) for block in blocks]
         torch.testing.assert_close(*heads, rtol=1e-4, atol=1e-5)
@@ -355,7 +375,7 @@ class Halves:
             pixels.mean(-1)[:, None], (h // self.tiny.scale, w // self.tiny.scale)
         )
         empty = self.tiny.empty(b, *cells.shape[-2:])
-        return empty + (cells if empty.ndim == 4 else cells[:, :, None])
+        return empty + (cells if empty.ndim == 4 else cells[:, :, None])  # all frames alike
 
 
 def test_a_picture_that_exists_is_looked_at_up_to_the_last_block_of_interest(tiny):
@@ -367,7 +387,7 @@ def test_a_picture_that_exists_is_looked_at_up_to_the_last_block_of_interest(tin
             for blocks in ("all", "first 2", "all")
         )  # fmt: skip
     assert found.grid.size == (70, 100)
-    assert found.scores.shape == (2, 1, 3, 3, found.grid.y, found.grid.x)
+    assert found.scores.shape == (2 * found.grid.time.frames, 1, 3, 3, found.grid.y, found.grid.x)
     assert torch.equal(found.scores[:, :, :2], shorter.scores)
     assert torch.equal(found.scores, again.scores)
     assert found.scores.std() > 1e-3
@@ -419,7 +439,8 @@ def test_the_recording_covers_the_padded_patch_grid_of_the_picture(tiny):
     assert (grid.h, grid.w) == (5 * tiny.scale, 7 * tiny.scale)
     assert (grid.y, grid.x) == (-(-5 // tiny.patch), -(-7 // tiny.patch))
     assert grid.patch == tiny.patch * tiny.scale
-    assert recording.scores.shape == (2, 3, len(recording.blocks), 3, grid.y, grid.x)
+    pictures = 2 * max(tiny.frames, 1)
+    assert recording.scores.shape == (pictures, 3, len(recording.blocks), 3, grid.y, grid.x)
     assert recording.concepts == parse(CONCEPTS)
 
 
@@ -568,10 +589,10 @@ def test_a_hundred_runs_leave_memory_flat(tiny, monkeypatch):
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_replaced_block_leaves_the_picture_alone_and_is_named_where_maps_are_read(tiny, index):
-    plain = tiny.sample(with_replaced_block(tiny.model(), index))
+    plain = tiny.sample(with_replaced_block(tiny, tiny.model(), index))
     for model in (
-        tiny.recorded(model=with_replaced_block(tiny.model(), index)),
-        with_replaced_block(tiny.recorded(), index),
+        tiny.recorded(model=with_replaced_block(tiny, tiny.model(), index)),
+        with_replaced_block(tiny, tiny.recorded(), index),
     ):
         latent = tiny.sample(model)
         assert torch.equal(latent, plain)
@@ -580,20 +601,20 @@ def test_a_replaced_block_leaves_the_picture_alone_and_is_named_where_maps_are_r
 
 
 def test_blocks_after_the_last_recorded_one_may_be_replaced(tiny):
-    latent = tiny.sample(with_replaced_block(tiny.recorded(blocks="first 1"), 1))
+    latent = tiny.sample(with_replaced_block(tiny, tiny.recorded(blocks="first 1"), 1))
     assert STORE.find(latent).blocks == (0,)
 
 
 def test_a_patch_that_runs_a_block_twice_records_its_first_run(tiny):
-    def twice(args, extra):
+    def twice(args, original):
         again = {**args, "img": args["img"].clone() * 3, "txt": args["txt"].clone()}
-        out = extra["original_block"](args)
-        extra["original_block"](again)
+        out = original(args)
+        original(again)
         return out
 
     model = tiny.recorded()
     alone = STORE.find(tiny.sample(model)).scores
-    model.set_model_patch_replace(twice, "dit", "double_block", 1)
+    tiny.around(model, 1, twice)
     assert torch.equal(STORE.find(tiny.sample(model)).scores, alone)
 
 

@@ -75,7 +75,7 @@ def test_what_it_shows_grows_from_the_maps_of_single_steps(tiny, previews):
 
 
 def test_a_silent_run_and_merged_steps_show_nothing_and_harm_nothing(tiny, previews):
-    model = with_replaced_block(tiny.model(), 0)
+    model = with_replaced_block(tiny, tiny.model(), 0)
     assert tiny.sample(live(tiny, model=model), steps=2).isfinite().all()
     assert previews == []
 

@@ -322,7 +322,7 @@ def test_a_latent_nobody_recorded_is_an_error_that_says_what_to_do():
 
 
 def test_a_silent_run_says_so_at_the_maps():
-    _, latent = sampled(model=with_replaced_block(TINY_FLUX.model(), 0))
+    _, latent = sampled(model=with_replaced_block(TINY_FLUX, TINY_FLUX.model(), 0))
     with pytest.raises(ConceptAttentionError, match="Nothing was captured while Flux.1 sampled"):
         run(Maps, latent=latent)
 

@@ -12,21 +12,22 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...recording import Grid
+from .family import Family
 from .reading import read_t5
 
 T5, T5_END = "pile_t5xl", 2
 
 
-class AuraFlow:
+class AuraFlow(Family):
     name = "AuraFlow"
 
     def matches(self, model: nn.Module) -> bool:
         return isinstance(model, MMDiT)
 
-    def depth(self, model: MMDiT) -> int:
-        return len(model.double_layers)
+    def blocks(self, model: MMDiT) -> nn.ModuleList:
+        return model.double_layers
 
-    def grid(self, model: MMDiT, h: int, w: int) -> Grid:
+    def grid(self, model: MMDiT, h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=model.patch_size)
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:

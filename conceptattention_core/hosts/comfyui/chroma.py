@@ -11,21 +11,22 @@ from torch import Tensor, nn
 
 from ...recording import Grid
 from .double_stream import DoubleStreamRide
+from .family import Family
 from .reading import read_t5
 
 PIXEL_PATCH = 16
 
 
-class Chroma:
+class Chroma(Family):
     name = "Chroma"
 
     def matches(self, model: nn.Module) -> bool:
         return isinstance(model, ChromaModel)
 
-    def depth(self, model: ChromaModel) -> int:
-        return len(model.double_blocks)
+    def blocks(self, model: ChromaModel) -> nn.ModuleList:
+        return model.double_blocks
 
-    def grid(self, model: ChromaModel, h: int, w: int) -> Grid:
+    def grid(self, model: ChromaModel, h: int, w: int, latents: int = 1) -> Grid:
         if model.patch_size >= PIXEL_PATCH:  # Radiance: what is noised is the picture itself
             return Grid.of_latent(h, w, patch=model.patch_size, scale=1)
         return Grid.of_latent(h, w, patch=model.patch_size)

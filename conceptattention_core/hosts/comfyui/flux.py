@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ...recording import Grid
 from .double_stream import DoubleStreamRide
+from .family import Family
 from .reading import read_t5
 
 
-class Flux:
+class Flux(Family):
     name = "Flux.1"
 
     def matches(self, model: nn.Module) -> bool:
@@ -26,10 +27,10 @@ class Flux:
             and not getattr(model.params, "txt_ids_dims", None)
         )
 
-    def depth(self, model: FluxModel) -> int:
-        return len(model.double_blocks)
+    def blocks(self, model: FluxModel) -> nn.ModuleList:
+        return model.double_blocks
 
-    def grid(self, model: FluxModel, h: int, w: int) -> Grid:
+    def grid(self, model: FluxModel, h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=model.patch_size)
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:

@@ -12,22 +12,23 @@ from torch import Tensor, nn
 
 from ...recording import Grid
 from .double_stream import DoubleStreamRide
+from .family import Family
 from .positions import turns_of
 from .reading import read_template
 
 PIXELS_PER_LATENT = 16
 
 
-class Flux2:
+class Flux2(Family):
     name = "Flux.2"
 
     def matches(self, model: nn.Module) -> bool:
         return isinstance(model, FluxModel) and getattr(model.params, "global_modulation", False)
 
-    def depth(self, model: FluxModel) -> int:
-        return len(model.double_blocks)
+    def blocks(self, model: FluxModel) -> nn.ModuleList:
+        return model.double_blocks
 
-    def grid(self, model: FluxModel, h: int, w: int) -> Grid:
+    def grid(self, model: FluxModel, h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=model.patch_size, scale=PIXELS_PER_LATENT)
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:

@@ -6,9 +6,10 @@ wraps the joint blocks for the length of that call, whatever other packs put the
 Around a block's own attention the concepts take their step; image tensors are only read.
 """
 
+import inspect
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ from ...attention import ImageVectors, step
 from ...locating import Enough
 from ...ranges import select
 from ...recording import Recorder, Recording, RecordSpec, board
-from .families import Family, Ride, find
+from .families import find
+from .family import Family, Layout, Ride
 from .store import STORE, Silence
 
 if TYPE_CHECKING:  # it draws; recording needs no OpenCV
@@ -67,7 +69,7 @@ def record(
     """
     network = model.get_model_object("diffusion_model")
     family = find(network)
-    blocks = select(spec.blocks, family.depth(network), "blocks")
+    blocks = select(spec.blocks, len(family.blocks(network)), "blocks")
     rows = family.embed(clip, [concept.words for concept in spec.concepts.concepts])
     tour = Tour(family, spec, blocks, *board(spec, rows), stops=stops)
 
@@ -131,20 +133,38 @@ def _around_model(
     # A prompt for a part of the picture sees a cropped latent: another grid, nothing to record.
     if run is None or not chunks or not run.covers(x, len(kinds)):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
-    forward = Forward(run, len(x), chunks, conds)
+    # what ComfyUI tells the network of the noise level
+    timesteps = executor.class_obj.model_sampling.timestep(t).float()
+    forward = Forward(run, len(x), chunks, {**conds, "timesteps": timesteps})
+    with _uncompiled(), ExitStack() as hooks:
+        if run.tour.family.arguments:
+            _hook_blocks(forward, executor.class_obj.diffusion_model, hooks)
+        else:
+            _patch_blocks(forward, options)
+        try:
+            out = executor(x, t, c_concat, c_crossattn, control, options, **conds)
+        except Enough:
+            out = torch.zeros_like(x)
+    run.add(forward, options["sigmas"], options["sample_sigmas"])
+    return out
+
+
+def _patch_blocks(forward: "Forward", options: dict[str, Any]) -> None:
+    """Wrap what is patched into the blocks, or the blocks themselves, in the options of a call."""
     replaced = dict(options.get("patches_replace", {}))
     blocks = replaced["dit"] = dict(replaced.get("dit", {}))
-    for index in range(run.tour.blocks.stop):
+    for index in range(forward.run.tour.blocks.stop):
         key = ("double_block", index)
         blocks[key] = _around_block(forward, index, blocks.get(key))
     options["patches_replace"] = replaced
-    try:
-        with _uncompiled():
-            out = executor(x, t, c_concat, c_crossattn, control, options, **conds)
-    except Enough:
-        out = torch.zeros_like(x)
-    run.add(forward, options["sigmas"], options["sample_sigmas"])
-    return out
+
+
+def _hook_blocks(forward: "Forward", network: nn.Module, hooks: ExitStack) -> None:
+    """Listen to blocks that cannot be patched, until `hooks` are closed."""
+    tour = forward.run.tour
+    for index, block in enumerate(tour.family.blocks(network)[: tour.blocks.stop]):
+        handle = block.register_forward_pre_hook(_before_block(forward, index), with_kwargs=True)
+        hooks.callback(handle.remove)
 
 
 def _uncompiled() -> AbstractContextManager:
@@ -178,10 +198,27 @@ def _around_block(forward: "Forward", index: int, earlier: Callable | None) -> C
     return around_block
 
 
+def _before_block(forward: "Forward", index: int) -> Callable:
+    names = forward.run.tour.family.arguments
+
+    def before_block(block, args, kwargs):
+        # the class's forward: another pack may have put one with other arguments in its place
+        call = inspect.signature(type(block).forward).bind(block, *args, **kwargs)
+        options = call.arguments.get("transformer_options") or {}
+        named = {ours: call.arguments.get(theirs) for ours, theirs in names.items()}
+        named["transformer_options"] = options
+        if forward.arrives(index, named):
+            tap = _around_attention(forward, index, named, options.get(OVERRIDE))
+            call.arguments["transformer_options"] = {**options, OVERRIDE: tap}
+        return call.args[1:], call.kwargs
+
+    return before_block
+
+
 def _around_attention(
     forward: "Forward", index: int, args: dict[str, Any], earlier: Callable | None
 ) -> Callable:
-    text, image = args["txt"].shape[1], args["img"].shape[1]
+    layout = forward.layout(args)
 
     def around_attention(attention, q, k, v, heads, *rest, **kwargs):
         if earlier is None:
@@ -190,11 +227,11 @@ def _around_attention(
             out = earlier(attention, q, k, v, heads, *rest, **kwargs)
         if not kwargs.get("skip_reshape"):
             q, k, v = (_split_heads(x, heads) for x in (q, k, v))
-        if q.shape[2] == text + image:
+        if q.shape[2] == layout.length:
             merged = out
             if kwargs.get("skip_output_reshape"):
                 merged = rearrange(out, "b head n d -> b n (head d)")
-            forward.step(index, text, args["vec"], q, k, v, merged)
+            forward.step(index, layout.patches, args["vec"], q, k, v, merged)
         return out
 
     return around_attention
@@ -211,7 +248,8 @@ class Run:
 
     def __init__(self, tour: Tour, network: nn.Module, latent_shape: torch.Size, sigmas: Tensor):
         self.tour, self.network, self.latent_shape = tour, network, latent_shape
-        self.grid = tour.family.grid(network, *latent_shape[-2:])
+        _, _, *latents, h, w = latent_shape
+        self.grid = tour.family.grid(network, h, w, *latents)
         self.recorder = Recorder(
             tour.spec, self.grid, tour.blocks, max(len(sigmas) - 1, 1), tour.family.name
         )
@@ -257,14 +295,17 @@ class Forward:
             self.mean = self.mean.to(self.concepts)
         return self.ride is not None and index == self.at
 
+    def layout(self, args: dict[str, Any]) -> Layout:
+        """Where the picture stands in the joint attention of a block called with `args`."""
+        return self.run.tour.family.layout(self.run.network, args, self.run.grid.patches)
+
     def step(
-        self, index: int, text: int, vec: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor
+        self, index: int, patches: slice, vec: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor
     ) -> None:
-        """Take one block, given its joint attention, text before image, `b head n d`."""
+        """Take one block, given its joint attention `b head n d`, the picture at `patches`."""
         ride, concepts = self.ride, self.concepts
         if index != self.at or ride is None or concepts is None:
             return
-        patches = slice(text, text + self.run.grid.y * self.run.grid.x)  # references come after
         image = ImageVectors(
             keys=self._positive(k)[:, :, patches],
             values=self._positive(v)[:, :, patches],

@@ -1,5 +1,7 @@
 """Rotary positions, and the places of concepts in families that number their text."""
 
+from collections.abc import Iterable
+
 import torch
 from einops import einsum, rearrange
 from torch import Tensor
@@ -17,17 +19,25 @@ def unplace(heads: Tensor, turns: Tensor) -> Tensor:
     return place(heads, rearrange(turns, "b one n d i j -> b one n d j i"))
 
 
-def with_places(rows: Tensor, places: range) -> Tensor:
-    """Rows `t n` and, in one more column, the place of each in its text, counted from the end.
+def turns_of_waves(cosine: Tensor, sine: Tensor) -> Tensor:
+    """Positions `1 1 n d/2 2 2` of cosines and sines `n d`, each told twice in a row."""
+    cosine, sine = cosine[:, ::2], sine[:, ::2]
+    turns = torch.stack([cosine, -sine, sine, cosine], dim=-1)
+    return rearrange(turns, "n d (i j) -> 1 1 n d i j", i=2)
 
-    Rows of concepts are gathered, chosen and moved about as one tensor; so their places come along.
+
+def with_column(rows: Tensor, numbers: Iterable[int]) -> Tensor:
+    """Rows `t n` and one more column, in which each has a number.
+
+    Rows of concepts are gathered, chosen and moved about as one tensor; so their numbers come
+    along.
     """
-    column = torch.tensor(list(places), dtype=torch.float32, device=rows.device)
+    column = torch.tensor(list(numbers), dtype=torch.float32, device=rows.device)
     return torch.cat([rows.float(), column[:, None]], dim=1)
 
 
 def turns_of(rows: Tensor, positions: Tensor, text: int) -> tuple[Tensor, Tensor]:
-    """Rows without their places, and the turns `1 1 t d/2 2 2` of these places.
+    """Rows without their last column, and the turns `1 1 t d/2 2 2` of these places.
 
     `positions` are b 1 (t p) d/2 2 2, those of `text` tokens first. A concept stands where it
     would stand as the prompt; in a text that is shorter than its template, at the start.

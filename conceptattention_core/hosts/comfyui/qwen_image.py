@@ -12,22 +12,24 @@ from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel, QwenImageTra
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...recording import Grid
+from ...recording import Grid, Time
+from .family import Family
 from .positions import place, turns_of, unplace
 from .reading import read_template
 
 
-class QwenImage:
+class QwenImage(Family):
     name = "Qwen-Image"
 
     def matches(self, model: nn.Module) -> bool:
         return isinstance(model, QwenImageTransformer2DModel)
 
-    def depth(self, model: QwenImageTransformer2DModel) -> int:
-        return len(model.transformer_blocks)
+    def blocks(self, model: QwenImageTransformer2DModel) -> nn.ModuleList:
+        return model.transformer_blocks
 
-    def grid(self, model: QwenImageTransformer2DModel, h: int, w: int) -> Grid:
-        return Grid.of_latent(h, w, patch=model.patch_size)
+    def grid(self, model: QwenImageTransformer2DModel, h: int, w: int, latents: int = 1) -> Grid:
+        layers = Time(latents)  # of Qwen-Image-Layered: pictures behind one another
+        return Grid.of_latent(h, w, patch=model.patch_size, time=layers)
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_template(clip, words, self.name)

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ... import ConceptAttentionError
-from .positions import with_places
+from .positions import with_column
 
 T5 = "t5xxl"
 T5_END = 1
@@ -57,27 +57,34 @@ def read_t5(
     return [own[: count_until(one[key][0], end)] for own, one in zip(rows, tokens, strict=True)]
 
 
-def read_template(clip: Any, words: list[str], family: str) -> list[Tensor]:
-    """For each concept the rows of its own tokens inside the prompt's template, `with_places`.
+def read_template(
+    clip: Any, words: list[str], family: str, keys: tuple[str, ...] = ()
+) -> list[Tensor]:
+    """For each concept the rows of its own tokens inside the prompt's template.
+
+    A last column holds the place of each, see `positions.turns_of`.
+
+    The template is that of the encoder named in `keys`, or of the only one.
 
     Language models read from left to right: a word means what it means after the template. Places
     count from the end of the text (the last is -1), because some encoders drop the beginning.
     """
     (empty,) = tokenize(clip, [""])
-    (key, *others) = empty
-    if others:
+    found = [key for key in empty if key in keys or len(empty) == 1]
+    if not found:
         raise ConceptAttentionError(
-            f"{family} reads concepts with one language model; this CLIP has "
+            f"{family} reads concepts with a language model; this CLIP has "
             f"{', '.join(empty)}. Connect the CLIP that encodes the prompt."
         )
-    found = []
+    key = found[0]
+    read = []
     for one in tokenize(clip, words):
         rows = encode_one(clip, one)
         ids = one[key][0]
         own = _span(ids, empty[key][0])
         places = range(own.start - len(ids), own.stop - len(ids))
-        found.append(with_places(rows[[len(rows) + place for place in places]], places))
-    return found
+        read.append(with_column(rows[[len(rows) + place for place in places]], places))
+    return read
 
 
 def count_until(tokens: Tokens, end: int, start: int = 0) -> int:

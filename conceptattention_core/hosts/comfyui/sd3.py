@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...recording import Grid
+from .family import Family
 from .reading import T5, T5_END, count_until, encode_one, expect, tokenize
 
 CLIP = "g"
@@ -21,16 +22,16 @@ CLIP_END = 49407
 CLIP_LENGTH = 77
 
 
-class SD3:
+class SD3(Family):
     name = "SD3"
 
     def matches(self, model: nn.Module) -> bool:
         return isinstance(model, MMDiT) and model.context_processor is None
 
-    def depth(self, model: MMDiT) -> int:
-        return len(model.joint_blocks)
+    def blocks(self, model: MMDiT) -> nn.ModuleList:
+        return model.joint_blocks
 
-    def grid(self, model: MMDiT, h: int, w: int) -> Grid:
+    def grid(self, model: MMDiT, h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=model.patch_size)
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:

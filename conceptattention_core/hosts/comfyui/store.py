@@ -102,7 +102,8 @@ class Store:
             entry = self._match(Sketch.of(item), spec)
             if isinstance(entry.heard, Silence):
                 raise ConceptAttentionError(entry.heard.reason)
-            scores.append(entry.heard.scores[entry.index])
+            frames = entry.heard.grid.time.frames
+            scores.append(entry.heard.scores[entry.index * frames : (entry.index + 1) * frames])
             recordings.append(entry.heard)
         first = recordings[0]
         if any(_kind(one) != _kind(first) for one in recordings):
@@ -110,7 +111,7 @@ class Store:
                 "The pictures of this latent were recorded with different concepts or settings. "
                 "Read the maps of each sampler by itself."
             )
-        return replace(first, scores=torch.stack(scores))
+        return replace(first, scores=torch.cat(scores))
 
     def clear(self) -> None:
         with self._lock:

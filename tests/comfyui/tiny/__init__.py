@@ -10,7 +10,7 @@ import comfy.supported_models
 import torch
 from conceptattention.conceptattention_core.hosts.comfyui.patch import OVERRIDE
 
-from . import auraflow, chroma, flux, flux2, longcat, qwen_image, sd3
+from . import auraflow, chroma, cogvideox, flux, flux2, hunyuan, longcat, qwen_image, sd3
 from .common import CONCEPTS as CONCEPTS
 from .common import Tiny as Tiny
 from .common import random_weights as random_weights
@@ -25,6 +25,8 @@ TINY: dict[str, Tiny] = {
     "Qwen-Image": qwen_image.TINY,
     "LongCat and Ovis": longcat.TINY,
     "AuraFlow": auraflow.TINY,
+    "Hunyuan Video and Image": hunyuan.TINY,
+    "CogVideoX": cogvideox.TINY,
 }
 
 HERE = {name: tiny for name, tiny in TINY.items() if hasattr(comfy.supported_models, tiny.needs)}
@@ -34,29 +36,27 @@ HERE = {name: tiny for name, tiny in TINY.items() if hasattr(comfy.supported_mod
 # --- other packs ----------------------------------------------------------------------------------
 
 
-def with_block_patch(model: Any, index: int = 1) -> Any:
+def with_block_patch(tiny: Tiny, model: Any, index: int = 1) -> Any:
     """Another pack's patch, of the usual kind: it runs the block and changes its image."""
 
-    def patch(args, extra):
-        out = extra["original_block"](args)
-        return {**out, "img": out["img"] * 1.25}
+    def patch(args, original):
+        out = original(args)
+        uneven = torch.linspace(0.5, 1.5, out["img"].shape[-1])  # norms undo an even one
+        return {**out, "img": out["img"] * uneven}
 
     patched = model.clone()
-    patched.set_model_patch_replace(patch, "dit", "double_block", index)
+    tiny.around(patched, index, patch)
     return patched
 
 
-def with_replaced_block(model: Any, index: int) -> Any:
+def with_replaced_block(tiny: Tiny, model: Any, index: int) -> Any:
     """Another pack that never runs the block itself."""
     patched = model.clone()
-    patched.set_model_patch_replace(
-        lambda args, extra: {"img": args["img"] * 1.25, "txt": args["txt"]},
-        "dit", "double_block", index,
-    )  # fmt: skip
+    tiny.around(patched, index, lambda args, original: {**args, "img": args["img"] * 1.25})
     return patched
 
 
-def with_attention_override(model: Any) -> Any:
+def with_attention_override(tiny: Tiny, model: Any) -> Any:
     """Another pack's attention: the usual one, a little weaker."""
 
     def override(attention, *args, **kwargs):

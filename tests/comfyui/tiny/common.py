@@ -1,6 +1,7 @@
 """What the law tests need of a family, and what its tiny model is made with."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,52 @@ def run_block(block: nn.Module, args: dict, options: dict) -> dict[str, Tensor |
     return {"img": image, "txt": text}
 
 
+Patch = Callable[[dict, Callable[[dict], dict]], dict]
+"""What another pack makes of a block: patch(args, original) gives `img` and `txt`."""
+
+
+def around_slot(model: Any, index: int, patch: Patch) -> None:
+    """Put a patch where ComfyUI has a place for it."""
+    model.set_model_patch_replace(
+        lambda args, extra: patch(args, extra["original_block"]), "dit", "double_block", index
+    )
+
+
+def around_forward(
+    blocks: str, names: dict[str, str], gives: tuple[str, ...] = ("img", "txt")
+) -> Callable[[Any, int, Patch], None]:
+    """Put a patch in place of a block's own forward, as packs do where there is no other way.
+
+    `names` are those of its arguments, `gives` is what it returns.
+    """
+
+    def around(model: Any, index: int, patch: Patch) -> None:
+        name = f"diffusion_model.{blocks}.{index}"
+        block = model.get_model_object(name)
+        own = type(block).forward  # what ComfyUI last put in its place may be there still
+        earlier = model.object_patches.get(f"{name}.forward", own.__get__(block))
+        known = inspect.signature(own)
+
+        def forward(*args, **kwargs):
+            call = known.bind(block, *args, **kwargs)
+
+            def original(given: dict) -> dict[str, Tensor]:
+                for ours, theirs in names.items():
+                    call.arguments[theirs] = given[ours]
+                call.arguments["transformer_options"] = given["transformer_options"]
+                out = earlier(*call.args[1:], **call.kwargs)
+                return dict(zip(gives, out if isinstance(out, tuple) else (out,), strict=True))
+
+            given = {ours: call.arguments[theirs] for ours, theirs in names.items()}
+            options = call.arguments.get("transformer_options")
+            out = patch({**given, "transformer_options": options}, original)
+            return tuple(out[one] for one in gives) if len(gives) > 1 else out[gives[0]]
+
+        model.add_object_patch(f"{name}.forward", forward)
+
+    return around
+
+
 @dataclasses.dataclass(frozen=True)
 class Tiny:
     """What the law tests need of a family."""
@@ -47,6 +94,8 @@ class Tiny:
     """Queries and keys `b head n d` in what these modules gave."""
     run: Callable[[nn.Module, dict, dict], dict] = run_block
     """run(block, args, transformer_options): what a block makes of `img` and `txt`."""
+    around: Callable[[Any, int, Patch], None] = around_slot
+    """around(model, index, patch): how another pack puts a patch around a block."""
     wrapped: bool = True
     """Whether ComfyUI's DIFFUSION_MODEL wrappers are called for it."""
     channels: int = 16
@@ -56,8 +105,10 @@ class Tiny:
     """Pixels along a side of a latent cell."""
     numbered: bool = False
     """Whether its text stands at positions of its own."""
-    frames: bool = False
-    """Whether latents have an axis of frames, here of one."""
+    frames: int = 0
+    """How many frames its latents have; 0 without an axis for them."""
+    text_last: bool = False
+    """Whether the picture comes before the text in its joint attention."""
     needs: str = "Flux"
     """The class of comfy.supported_models that versions without the family lack."""
     references: bool = False
@@ -72,7 +123,7 @@ class Tiny:
         return torch.randn(self.empty(b, h, w).shape, generator=generator)
 
     def empty(self, b: int, h: int, w: int) -> Tensor:
-        frames = (1,) if self.frames else ()
+        frames = (self.frames,) if self.frames else ()
         return torch.zeros(b, self.channels, *frames, h, w)
 
     def sample(
@@ -106,13 +157,18 @@ def random_weights(
     model = config.get_model({}, "")
     generator = torch.Generator().manual_seed(0)
     weights = weights or {
-        name: torch.randn(value.shape, generator=generator)
-        * (1.5 * value.shape[1] ** -0.5 if value.ndim > 1 else 0.1)
+        name: random_weight(name, torch.randn(value.shape, generator=generator))
         for name, value in model.diffusion_model.state_dict().items()
     }
     model.load_model_weights(weights, "")
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
+
+
+def random_weight(name: str, noise: Tensor) -> Tensor:
+    if noise.ndim > 1:
+        return noise * 1.5 * noise.shape[1] ** -0.5
+    return noise * 0.1 + (1 if name.endswith(("weight", "scale")) else 0)  # norms about 1
 
 
 def prompts(tokens: int = 5, **fixed) -> Callable[..., Conditioning]:

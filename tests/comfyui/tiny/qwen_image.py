@@ -70,5 +70,5 @@ TINY = Tiny(
     references=True,
     numbered=True,
     needs="QwenImage",
-    frames=True,
+    frames=1,
 )

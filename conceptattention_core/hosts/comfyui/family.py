@@ -1,0 +1,78 @@
+"""What a model family has to say for itself. `families.py` lists those there are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from ...attention import JointBlock
+from ...recording import Grid
+
+
+def is_a(thing: Any, name: str) -> bool:
+    """Whether it is of the class of this full name, which not every version of ComfyUI has."""
+    return any(f"{kind.__module__}.{kind.__qualname__}" == name for kind in type(thing).__mro__)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the picture stands among the tokens of a joint attention."""
+
+    length: int
+    """Of all tokens: text, picture, and what else a family joins."""
+    patches: slice
+
+
+class Ride(Protocol):
+    """Concepts on their way through one forward of a model."""
+
+    @property
+    def concepts(self) -> Tensor:
+        """The stream as it enters block 0, `b t (head d)`."""
+        ...
+
+    def block(self, index: int, vec: Any) -> JointBlock:
+        """A block's text side; `vec` is what the block was called with to be modulated by."""
+        ...
+
+    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+        """Image queries `b head p d` as they were before positions were applied."""
+        ...
+
+
+class Family(ABC):
+    name: ClassVar[str]
+
+    arguments: ClassVar[dict[str, str]] = {}
+    """What a block's `forward` calls its `img`, `txt` and `vec`, in a family whose blocks cannot be
+    patched (they have no place in ComfyUI's `patches_replace`): these are listened to as modules.
+    """
+
+    @abstractmethod
+    def matches(self, model: nn.Module) -> bool: ...
+
+    @abstractmethod
+    def blocks(self, model: Any) -> Sequence[nn.Module]:
+        """The joint-attention blocks."""
+
+    @abstractmethod
+    def grid(self, model: Any, h: int, w: int, latents: int = 1) -> Grid:
+        """The patch grid over a latent of `h` by `w`, and of `latents` along time."""
+
+    @abstractmethod
+    def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
+        """For each concept the rows `t n` of its own tokens: no padding, no end token."""
+
+    @abstractmethod
+    def enter(self, model: Any, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]) -> Ride:
+        """Let concepts `t n` enter, given what block 0 and the model were called with."""
+
+    def layout(self, model: Any, args: dict[str, Any], patches: int) -> Layout:
+        """Where `patches` stand in the attention of a block called with `args`.
+
+        Unless a family says otherwise: text, then the picture, then pictures to refer to.
+        """
+        text = args["txt"].shape[1]
+        return Layout(text + args["img"].shape[1], slice(text, text + patches))
