@@ -5,7 +5,7 @@ positions and there is no pooled vector.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ PACE = 4
 
 class CogVideoX(Family):
     name = "CogVideoX"
-    arguments = {
+    arguments: ClassVar = {
         "img": "hidden_states",
         "txt": "encoder_hidden_states",
         "vec": "temb",
@@ -99,7 +99,7 @@ class CogBlock:
         hidden = F.gelu(self.block.ff_proj(modulated), approximate="tanh")
         return concepts + gate * self.block.ff_out(hidden)
 
-    def _modulated(self, norm: nn.Module, concepts: Tensor) -> tuple[Tensor, Tensor]:
+    def _modulated(self, norm: Any, concepts: Tensor) -> tuple[Tensor, Tensor]:
         """The concepts, normed and modulated, and the gate of what comes of them."""
         shift, scale, gate = rearrange(
             norm.linear(norm.silu(self.vec)), "b (six d) -> six b 1 d", six=6
