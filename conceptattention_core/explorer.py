@@ -23,6 +23,7 @@ from . import ConceptAttentionError
 from .export import file_names
 from .maps import ORDERS, ConceptMaps, choose_entries
 from .recording import Recording
+from .ranges import share_out
 from .render import Picture, colour, heat_map
 
 # What the page may hold. Noise does not deflate and base64 adds a third: together below 2 MB.
@@ -111,14 +112,14 @@ def group(recording: Recording) -> tuple[list[Group], list[Group]]:
     """Groups of steps and of blocks, as many as the budget for the cube has room for."""
     _, step, block, c, y, x = recording.scores.shape
     room = CUBE_BYTES // (c * (y * x + 8))
-    at_steps, at_blocks = share_out(room, step, block)
+    at_steps, at_blocks = divide(room, step, block)
     steps = [
         Group(recording.steps[part[0]][0], recording.steps[part[-1]][1], len(part))
-        for part in _parts(step, at_steps)
+        for part in share_out(step, at_steps)
     ]
     blocks = [
-        Group(recording.blocks[part[0]], recording.blocks[part[-1]], len(part))
-        for part in _parts(block, at_blocks)
+        Group(recording.blocks[part[0]][0], recording.blocks[part[-1]][1], len(part))
+        for part in share_out(block, at_blocks)
     ]
     return steps, blocks
 
@@ -129,7 +130,7 @@ def _span(groups: list[Group], entries: list[int]) -> dict[str, int]:
     return {"from": owners[entries[0]], "to": owners[entries[-1]] + 1}
 
 
-def share_out(room: int, steps: int, blocks: int) -> tuple[int, int]:
+def divide(room: int, steps: int, blocks: int) -> tuple[int, int]:
     """How many groups of steps and of blocks fit: about two of blocks for one of steps.
 
     Blocks differ from one another more than neighbouring steps do.
@@ -137,11 +138,6 @@ def share_out(room: int, steps: int, blocks: int) -> tuple[int, int]:
     at_steps = min(steps, max(1, math.isqrt(room // 2)))
     at_blocks = min(blocks, max(1, room // at_steps))
     return min(steps, max(1, room // at_blocks)), at_blocks
-
-
-def _parts(count: int, parts: int) -> list[range]:
-    """`range(count)` in as many parts, in order, none of them empty."""
-    return [range(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
 
 
 def _cube(

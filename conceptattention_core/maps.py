@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import ConceptAttentionError
 from .concepts import ConceptSet
-from .ranges import DEEP, select
+from .ranges import DEEP, name_span, select
 from .recording import Grid, Recording, Time
 
 
@@ -182,22 +182,23 @@ def choose_entries(recording: Recording, steps: str, blocks: str) -> tuple[list[
     """Where the chosen steps and blocks stand in a recording's scores: neither is empty."""
     last_step = recording.steps[-1][1]
     wanted_steps = select(steps, last_step + 1, "steps")
-    wanted_blocks = select(blocks, recording.blocks[-1] + 1, "blocks")
-    at = [
-        i
-        for i, (first, last) in enumerate(recording.steps)
-        if first < wanted_steps.stop and last >= wanted_steps.start
-    ]
-    within = [i for i, block in enumerate(recording.blocks) if block in wanted_blocks]
+    wanted_blocks = select(blocks, recording.blocks[-1][1] + 1, "blocks")
+    at, within = (
+        [i for i, (first, last) in enumerate(spans) if first < wanted.stop and last >= wanted.start]
+        for spans, wanted in (
+            (recording.steps, wanted_steps),
+            (recording.blocks, wanted_blocks),
+        )
+    )
     if not at:
         raise ConceptAttentionError(
             f"Steps '{steps}' were not recorded; recorded: "
-            f"{', '.join(_span(*span) for span in recording.steps)}."
+            f"{', '.join(name_span(span) for span in recording.steps)}."
         )
     if not within:
         raise ConceptAttentionError(
             f"Blocks '{blocks}' were not recorded; recorded: "
-            f"{_span(recording.blocks[0], recording.blocks[-1])}."
+            f"{name_span((recording.blocks[0][0], recording.blocks[-1][1]))}."
         )
     return at, within
 
@@ -234,7 +235,3 @@ def describe(maps: ConceptMaps) -> str:
                 f"peak {figure.peak:.2f}  mean {figure.mean:.2f}{said}"
             )
     return "\n".join(lines)
-
-
-def _span(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first}-{last}"

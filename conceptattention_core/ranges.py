@@ -47,3 +47,15 @@ def select(text: str, available: int, what: str) -> range:
             f"Accepted: {ACCEPTED}."
         )
     return chosen
+
+
+def name_span(span: tuple[int, int]) -> str:
+    """The first and the last of something, as `select` reads it."""
+    first, last = span
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def share_out(count: int, parts: int) -> list[range]:
+    """`range(count)` in at most so many parts, in order, at least one and none of them empty."""
+    parts = max(1, min(count, parts))
+    return [range(i * count // parts, (i + 1) * count // parts) for i in range(parts)]

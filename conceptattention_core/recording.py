@@ -2,7 +2,8 @@
 
 Because steps and blocks stay apart, ranges, the order of softmax and mean, and the temperature
 can change after sampling without sampling again. Memory is bounded by a stated budget: a run that
-would exceed it keeps the running mean of neighbouring steps instead.
+would exceed it keeps the running mean of neighbouring steps instead, and where one step alone
+would exceed it, the mean of neighbouring blocks.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 from . import ConceptAttentionError
 from .attention import Method, token_mean
 from .concepts import ConceptSet
+from .ranges import share_out
 
 TOKENS = ("all", "first")
 BUDGET_MIB = 64
@@ -120,8 +122,8 @@ class Recording:
     grid: Grid
     steps: tuple[tuple[int, int], ...]
     """For each entry of the step axis the first and last sampling step it is the mean of."""
-    blocks: tuple[int, ...]
-    """The model's own number of each entry of the block axis."""
+    blocks: tuple[tuple[int, int], ...]
+    """For each entry of the block axis the first and last block it is the mean of."""
     model: str
     """The family's name."""
 
@@ -159,6 +161,7 @@ class Recorder:
         self.steps = steps
         self._scores: Tensor | None = None  # b slot block c y x; a slot is a step or a few
         self._heard: list[list[int]] = []  # for each slot the steps that were added to it
+        self._parts: list[range] = []  # neighbouring blocks that are kept as one
 
     def add(self, step: int, scores: Sequence[Tensor]) -> None:
         """One forward of the model at sampling step `step`: `b c p` for each scored block.
@@ -172,10 +175,14 @@ class Recorder:
             frame=self.grid.time.frames,
             y=self.grid.y,
         )
+        budget = self.spec.budget_mib * 2**20
+        parts = share_out(len(self.blocks), budget // forward[:, 0].nbytes)
+        if len(parts) < len(self.blocks):
+            forward = torch.stack([forward[:, list(part)].mean(1) for part in parts], dim=1)
         kept = self._scores
         if kept is None:
-            affordable = self.spec.budget_mib * 2**20 // forward.nbytes
-            slots = max(1, min(self.steps, affordable))
+            self._parts = parts
+            slots = max(1, min(self.steps, budget // forward.nbytes))
             kept = forward.new_zeros(len(forward), slots, *forward.shape[1:])
             self._scores = kept
             self._heard = [[] for _ in range(slots)]
@@ -194,4 +201,5 @@ class Recorder:
         used = [slot for slot, steps in enumerate(self._heard) if steps]
         scores = self._scores if len(used) == len(self._heard) else self._scores[:, used]
         steps = tuple((min(self._heard[slot]), max(self._heard[slot])) for slot in used)
-        return Recording(scores, self.spec, self.grid, steps, self.blocks, self.model)
+        blocks = tuple((self.blocks[part[0]], self.blocks[part[-1]]) for part in self._parts)
+        return Recording(scores, self.spec, self.grid, steps, blocks, self.model)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .maps import ORDERS, SCALES, ConceptMaps, presence
 from .masks import sharpen, upsample
+from .ranges import name_span
 from .recording import Recording
 
 Picture = NDArray[np.uint8]  # h w rgb
@@ -160,12 +161,12 @@ def blocks_by_steps(
     page = Image.fromarray(canvas)
     pen = ImageDraw.Draw(page)
     for row, block in enumerate(blocks):
-        text = f"block {recording.blocks[block]}"
+        text = f"block {name_span(recording.blocks[block])}"
         middle = top + row * (h + gap) + h / 2
         pen.text((left - size / 2, middle), text, INK, font(text, size), anchor="rm")
     for column, step in enumerate(steps):
-        first, last = recording.steps[step]
-        text = f"step {first}" if first == last else f"{first}-{last}"
+        text = name_span(recording.steps[step])
+        text = text if "-" in text else f"step {text}"
         middle = left + column * (w + gap) + w / 2
         pen.text((middle, top / 2), text, INK, font(text, size), anchor="mm")
     return np.asarray(page)

@@ -45,8 +45,8 @@ def record(names: str = NAMES, grid: Grid = ODD, steps: int = 1, blocks: int = 1
     smooth = torch.randn(1, steps * blocks * len(concepts), grid.y, grid.x, generator=_seeded(seed))
     smooth = torch.nn.functional.avg_pool2d(smooth, 3, 1, 1, count_include_pad=False) * 6
     scores = smooth.view(1, steps, blocks, len(concepts), grid.y, grid.x)
-    numbers = tuple((i, i) for i in range(steps))
-    return Recording(scores, RecordSpec(concepts), grid, numbers, tuple(range(blocks)), "Tiny")
+    spans = [tuple((i, i) for i in range(count)) for count in (steps, blocks)]
+    return Recording(scores, RecordSpec(concepts), grid, *spans, "Tiny")
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -112,7 +112,7 @@ def _follow_curves(sample: Sample, plan: Plan, look: Look) -> Iterator[tuple[str
     spec, how = replace(spec, blocks="all"), replace(how, noise=CURVE_NOISE)
     recording = look(plan.protocol.image(sample), spec, how)
     middle = str(len(CURVE_NOISE) // 2)
-    for block in recording.blocks:
+    for block, _ in recording.blocks:  # one picture has them all apart
         score = _judge(sample, plan, recording, first.softmax, middle, str(block))
         yield f"block {block}", score
     for step, level in enumerate(CURVE_NOISE):

@@ -602,7 +602,7 @@ def test_a_replaced_block_leaves_the_picture_alone_and_is_named_where_maps_are_r
 
 def test_blocks_after_the_last_recorded_one_may_be_replaced(tiny):
     latent = tiny.sample(with_replaced_block(tiny, tiny.recorded(blocks="first 1"), 1))
-    assert STORE.find(latent).blocks == (0,)
+    assert STORE.find(latent).blocks == ((0, 0),)
 
 
 def test_a_patch_that_runs_a_block_twice_records_its_first_run(tiny):

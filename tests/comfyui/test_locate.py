@@ -92,7 +92,7 @@ def test_nothing_runs_after_the_last_block_of_interest(parts, picture):
     for hook in hooks:
         hook.remove()
     assert ran == ["double 0"]  # the second one ends within
-    assert found.blocks == (0, 1)
+    assert found.blocks == ((0, 0), (1, 1))
     full = look(parts, picture)
     assert torch.equal(found.scores, full.scores[:, :, :2])
 

@@ -27,7 +27,7 @@ def recording(
         RecordSpec(parse(names)),
         Grid.of_latent(2 * y, 2 * x),
         steps or tuple((i, i) for i in range(step)),
-        blocks or tuple(range(block)),
+        tuple((number, number) for number in blocks or range(block)),
         "Tiny",
     )
 

@@ -83,7 +83,7 @@ def test_noise_of_the_usual_size_stays_below_two_megabytes():
 
 @given(room=st.integers(0, 3000), steps=st.integers(1, 60), blocks=st.integers(1, 60))
 def test_groups_fill_the_room_and_no_more(room, steps, blocks):
-    at_steps, at_blocks = explorer.share_out(room, steps, blocks)
+    at_steps, at_blocks = explorer.divide(room, steps, blocks)
     assert 1 <= at_steps <= steps and 1 <= at_blocks <= blocks
     assert at_steps * at_blocks <= max(1, room)
     if room >= steps * blocks:
@@ -150,7 +150,7 @@ def test_sixty_four_concepts_are_told_apart_though_none_comes_near_one():
     names = ",".join(f"thing {i}" for i in range(64))
     scores = random(1, 1, 1, 65, 8, 6) * 0.05
     spec = RecordSpec(parse(names, background=True))
-    one = Recording(scores, spec, ODD, ((0, 0),), (0,), "Tiny")
+    one = Recording(scores, spec, ODD, ((0, 0),), ((0, 0),), "Tiny")
     data = blob(page(PICTURE, one))
     expected = reduce(one).maps[0]
     found = torch.from_numpy(unpack({**data, "grid": {"y": 8, "x": 6}})[0, 0])
@@ -160,7 +160,9 @@ def test_sixty_four_concepts_are_told_apart_though_none_comes_near_one():
 
 def test_padding_travels_with_the_grid():
     spec = RecordSpec(parse(NAMES))
-    padded = Recording(random(1, 2, 2, 3, 7, 4), spec, ODD, ((0, 0), (1, 1)), (0, 1), "Tiny")
+    padded = Recording(
+        random(1, 2, 2, 3, 7, 4), spec, ODD, ((0, 0), (1, 1)), ((0, 0), (1, 1)), "Tiny"
+    )
     data = blob(page(PICTURE, padded))
     assert data["grid"] == {"y": 7, "x": 4, "patch": 16, "h": 104, "w": 56}
     assert unpack(data).shape == (2, 2, 3, 7, 4)

@@ -10,7 +10,7 @@ import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.maps import ORDERS, SCALES, describe, presence, reduce
 from conceptattention.conceptattention_core.ranges import DEEP
-from conceptattention.conceptattention_core.recording import Grid
+from conceptattention.conceptattention_core.recording import Grid, Time
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,7 +130,7 @@ def test_ranges_choose_part_of_the_recording(order, steps, blocks, rows):
 
 def test_blocks_keep_the_models_own_numbers():
     found = recording(random(*SHAPE), blocks=(10, 11, 12, 13, 14))
-    last = replace(found, scores=found.scores[:, :, 3:], blocks=(13, 14))
+    last = replace(found, scores=found.scores[:, :, 3:], blocks=((13, 13), (14, 14)))
     assert torch.equal(read(found, blocks="13-").maps, read(last).maps)
     with pytest.raises(ConceptAttentionError, match="Blocks '2-5' were not recorded.*: 10-14"):
         read(found, blocks="2-5")
@@ -296,3 +296,39 @@ def test_exactly_half_a_percent_of_the_picture_is_present(won):
     owners.view(-1)[:won] = 1
     maps = concept_maps(torch.nn.functional.one_hot(owners, 3).permute(0, 3, 1, 2).float())
     assert presence(maps)[0][1].present
+
+
+# --- Videos ---------------------------------------------------------------------------------------
+
+
+def video(latents: int, pace: int, seed: int = 0):
+    """A recording of two videos."""
+    time = Time(latents=latents, pace=pace)
+    found = recording(random(2 * time.frames, STEPS, BLOCKS, C, Y, X, seed=seed))
+    return replace(found, grid=replace(found.grid, time=time))
+
+
+def test_every_picture_of_a_video_has_maps_that_blend_from_frame_to_frame():
+    found = video(latents=3, pace=4)
+    frames = read(replace(found, grid=replace(found.grid, time=Time()))).maps  # 6, one by one
+    maps = read(found).maps
+    assert maps.shape == (2 * 9, C, Y, X)
+    torch.testing.assert_close(maps.sum(1), torch.ones(2 * 9, Y, X))
+    for b in range(2):
+        own, pictures = frames[3 * b : 3 * b + 3], maps[9 * b : 9 * b + 9]
+        assert torch.equal(pictures[0], own[0])
+        torch.testing.assert_close(pictures[1], torch.lerp(own[0], own[1], 0.4))
+        torch.testing.assert_close(pictures[5], torch.lerp(own[1], own[2], 0.625))
+        assert torch.equal(pictures[8], own[2])
+
+
+def test_pictures_that_lie_behind_one_another_keep_their_own_maps():
+    found = video(latents=4, pace=1)
+    apart = read(replace(found, grid=replace(found.grid, time=Time()))).maps
+    assert torch.equal(read(found).maps, apart)
+
+
+def test_one_picture_of_a_video_comes_with_its_own_map_and_recording():
+    maps = read(video(latents=3, pace=4)).picture(12)
+    assert torch.equal(maps.maps, read(video(latents=3, pace=4)).maps[12:13])
+    assert len(maps.source.scores) == maps.source.pictures == 1

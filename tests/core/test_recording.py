@@ -4,7 +4,13 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.recording import Grid, Recorder, RecordSpec, board
+from conceptattention.conceptattention_core.recording import (
+    Grid,
+    Recorder,
+    RecordSpec,
+    Time,
+    board,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +46,7 @@ def test_steps_and_blocks_stay_apart():
     recording = run.finish()
     assert recording.scores.shape == (B, 3, len(BLOCKS), C, Y, X)
     assert recording.steps == ((0, 0), (1, 1), (2, 2))
-    assert (recording.blocks, recording.model) == (BLOCKS, "Tiny")
+    assert (recording.blocks, recording.model) == (((4, 4), (5, 5)), "Tiny")
     for step in range(3):
         assert torch.equal(recording.scores[:, step], as_grid(forward(seed=step)))
 
@@ -95,6 +101,96 @@ def test_one_step_larger_than_the_budget_is_kept_as_the_mean_of_all_steps():
     recording = run.finish()
     assert recording.steps == ((0, 2),)
     assert torch.equal(recording.scores, torch.ones(1, 1, 1, 1, 1, x))
+
+
+@given(blocks=st.integers(1, 12), affordable=st.integers(1, 15))
+def test_where_one_step_is_beyond_the_budget_neighbouring_blocks_are_averaged(blocks, affordable):
+    x = 2**18 // affordable
+    spec = RecordSpec(parse(NAMES), budget_mib=1)
+    run = Recorder(spec, Grid.of_latent(2, 2 * x), range(3, 3 + blocks), 2, "Tiny")
+    for step in range(2):
+        run.add(step, [torch.full((1, 1, x), float(step + block)) for block in range(blocks)])
+    recording = run.finish()
+
+    assert recording.nbytes <= 2**20
+    assert len(recording.blocks) == min(blocks, affordable)
+    covered = [block for first, last in recording.blocks for block in range(first, last + 1)]
+    assert covered == list(range(3, 3 + blocks))
+    for i, (first, last) in enumerate(recording.blocks):
+        expected = (first + last) / 2 - 3
+        for j, (begin, end) in enumerate(recording.steps):
+            found = recording.scores[0, j, i]
+            torch.testing.assert_close(found, torch.full_like(found, expected + (begin + end) / 2))
+
+
+def test_a_video_of_33_pictures_in_full_size_stays_within_the_budget():
+    """HunyuanVideo at 1280 x 720, 20 blocks, 28 steps; 8 concepts, and as many as there may be."""
+    for count, steps, blocks in ((8, 3, 20), (64, 1, 8)):
+        names = ", ".join(f"concept {i}" for i in range(count))
+        grid = Grid.of_latent(90, 160, time=Time(latents=9, pace=4))
+        run = Recorder(RecordSpec(parse(names)), grid, range(20), 28, "Tiny")
+        scores = torch.zeros(1, count, grid.patches)
+        for step in (0, 13, 27):
+            run.add(step, [scores] * 20)
+        recording = run.finish()
+        assert recording.nbytes <= 64 * 2**20
+        assert (len(recording.steps), len(recording.blocks)) == (steps, blocks)
+        assert recording.pictures == 33
+
+
+# --- Videos ---------------------------------------------------------------------------------------
+
+
+def test_the_frames_of_a_video_follow_one_another_as_pictures_do():
+    grid = Grid.of_latent(2 * Y, 2 * X, time=Time(latents=3, pace=4))
+    run = Recorder(RecordSpec(parse(NAMES)), grid, BLOCKS, 1, "Tiny")
+    scores = random(B, C, 3, Y, X)
+    run.add(0, [scores.flatten(2), scores.flatten(2) * 2])
+    recording = run.finish()
+    assert recording.scores.shape == (B * 3, 1, len(BLOCKS), C, Y, X)
+    for b in range(B):
+        for frame in range(3):
+            assert torch.equal(recording.scores[b * 3 + frame, 0, 0], scores[b, :, frame])
+
+
+@pytest.mark.parametrize(
+    ("time", "frames", "pictures"),
+    [
+        (Time(), 1, 1),
+        (Time(latents=4), 4, 4),  # pictures behind one another
+        (Time(latents=9, pace=4), 9, 33),  # HunyuanVideo
+        (Time(latents=13, pace=4, patch=2), 7, 49),  # CogVideoX 1.5, one cell of padding
+    ],
+)
+def test_every_picture_of_a_video_has_its_place_among_the_frames(time, frames, pictures):
+    assert (time.frames, time.pictures) == (frames, pictures)
+    places = [time.frame_of(picture) for picture in range(pictures)]
+    assert places == sorted(places)
+    assert places[0] == 0
+    assert places[-1] <= frames - 1
+
+
+def test_a_frame_stands_in_the_middle_of_its_pictures():
+    time = Time(latents=4, pace=4)  # 0 | 1 2 3 4 | 5 6 7 8 | 9 10 11 12
+    assert time.frame_of(2) < 1 < time.frame_of(3)
+    assert (time.frame_of(6) + time.frame_of(7)) / 2 == 2
+    doubled = Time(latents=6, pace=4, patch=2)  # 0 1 2 3 4 | 5 ... 12 | 13 ... 20
+    assert doubled.frame_of(0) == 0
+    assert (doubled.frame_of(8) + doubled.frame_of(9)) / 2 == 1
+
+
+def test_one_picture_of_a_video_comes_with_the_frame_next_to_it():
+    grid = Grid.of_latent(2 * Y, 2 * X, time=Time(latents=3, pace=4))
+    run = Recorder(RecordSpec(parse(NAMES)), grid, BLOCKS, 1, "Tiny")
+    run.add(0, [random(B, C, 3 * Y * X)] * len(BLOCKS))
+    recording = run.finish()
+    assert recording.pictures == 2 * 9
+    for picture, frame in ((0, 0), (3, 1), (8, 2), (9, 3), (12, 4), (17, 5)):
+        alone = recording.picture(picture)
+        assert torch.equal(alone.scores[0], recording.scores[frame])
+        assert (alone.pictures, alone.grid.patches) == (1, Y * X)
+    with pytest.raises(ConceptAttentionError, match="no picture 18 .* it has 18, from 0"):
+        recording.picture(18)
 
 
 def test_scores_of_any_precision_become_float32_and_stay_untouched():
