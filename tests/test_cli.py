@@ -16,6 +16,7 @@ from conceptattention.conceptattention_core.cli import main
 from conceptattention.conceptattention_core.hosts.diffusers.families import find
 from diffusers import FluxPipeline
 
+from .core.test_explorer import blob, picture
 from .hosts.diffusers.tiny import tiny_flux
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,6 +134,21 @@ def test_settings_reach_the_maps(saved, tmp_path):
     assert set(np.unique(pixels(tmp_path / "masks" / "lake.png"))) <= {0, 255}
     names = json.loads((tmp_path / "labels.json").read_text("utf-8"))
     assert names["3"]["name"] == "background"
+
+
+def test_with_html_every_picture_gets_its_page(saved, tmp_path):
+    asked = options(saved, tmp_path, batch=2, seed=3, blocks="last 2", step_range="1")
+    assert main(asked) == 0
+    assert list(tmp_path.rglob("*.html")) == []
+    assert main([*asked, "--overwrite", "--html"]) == 0
+    assert len(list(tmp_path.rglob("*.html"))) == 2
+    for seed in ("3", "4"):
+        page = blob((tmp_path / seed / "explorer.html").read_text("utf-8"))
+        assert [concept["name"] for concept in page["concepts"]] == ["red balloon", "sky", "lake"]
+        opened = {"steps": {"from": 1, "to": 2}, "blocks": {"from": 1, "to": 3}}
+        assert page["start"] == opened, "what the maps were read from"
+        painted = pixels(tmp_path / seed / "image.png").astype(int)
+        assert np.abs(picture(page) - painted).mean() < 10, "JPEG of its own picture"
 
 
 def test_a_model_folder_brings_its_defaults_and_the_user_wins(own, tmp_path):
