@@ -14,6 +14,7 @@ from .flux import Flux
 from .flux2 import Flux2
 from .hunyuan import Hunyuan
 from .longcat import LongCat
+from .mage_flow import MageFlow
 from .qwen_image import QwenImage
 from .sd3 import SD3
 
@@ -27,6 +28,7 @@ FAMILIES: list[Family] = [
     AuraFlow(),
     Hunyuan(),
     CogVideoX(),
+    MageFlow(),
 ]
 
 

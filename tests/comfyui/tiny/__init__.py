@@ -10,7 +10,7 @@ import comfy.supported_models
 import torch
 from conceptattention.conceptattention_core.hosts.comfyui.patch import OVERRIDE
 
-from . import auraflow, chroma, cogvideox, flux, flux2, hunyuan, longcat, qwen_image, sd3
+from . import auraflow, chroma, cogvideox, flux, flux2, hunyuan, longcat, mage_flow, qwen_image, sd3
 from .common import CONCEPTS as CONCEPTS
 from .common import Tiny as Tiny
 from .common import random_weights as random_weights
@@ -27,6 +27,7 @@ TINY: dict[str, Tiny] = {
     "AuraFlow": auraflow.TINY,
     "Hunyuan Video and Image": hunyuan.TINY,
     "CogVideoX": cogvideox.TINY,
+    "Mage-Flow": mage_flow.TINY,
 }
 
 HERE = {name: tiny for name, tiny in TINY.items() if hasattr(comfy.supported_models, tiny.needs)}
