@@ -59,8 +59,18 @@ def otsu(heat: Heat, amount: float) -> Tensor:
 
 
 def top_area(heat: Heat, amount: float) -> Tensor:
-    """The level above which lies this share of the picture (0..1), strongest patches first."""
-    return heat.patches.flatten().float().quantile(1 - amount).to(heat.patches)
+    """The level above which lies this share of the picture (0..1), strongest pixels first.
+
+    Counted on the pixels that are cut. Equal ones are in or out together, whichever is nearer.
+    """
+    values = heat.pixels.flatten().cpu().float().numpy()
+    wanted = round(amount * values.size)
+    last_out = max(0, values.size - wanted - 1)
+    at = np.partition(values, last_out)[last_out]
+    above, equal = (values > at).sum(), (values == at).sum()
+    if equal < values.size and above + equal - wanted < wanted - above:
+        at = np.nextafter(at, np.float32(-1))
+    return torch.as_tensor(at).to(heat.pixels)
 
 
 def hysteresis(heat: Heat, amount: float) -> Tensor:

@@ -289,6 +289,32 @@ def test_alpha_and_a_picture_of_another_size_do_no_harm():
     assert torch.equal(sharpen(maps, image), sharpen(maps, image[..., :3]))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.35, 0.8, 1.0])
+def test_top_area_is_so_large_on_the_pixels_that_are_cut(share):
+    y, x = torch.meshgrid(torch.arange(104.0), torch.arange(56.0), indexing="ij")
+    ball = ((y - 40) ** 2 + (x - 20) ** 2 < 14**2).float()
+    image = torch.stack([ball, 1 - ball, y / 104], -1)[None].expand(2, -1, -1, -1)
+    image = image * 0.7 + 0.3 * random(2, 104, 56, 3).sigmoid()
+    for seed in range(4):
+        settings = {"threshold": "top area", "amount": share, "keep_absent": True}
+        masks = draw(soft_maps(seed=seed), image=image, **settings)
+        expected = torch.full((3, 2), share)
+        torch.testing.assert_close(masks.mean((2, 3)), expected, atol=0.01, rtol=0)
+
+
+def test_pixels_of_one_value_are_in_or_out_of_the_top_area_together():
+    grid = Grid.of_latent(8, 8)
+    maps = territories([[0, 0, 0, 1]] * 4, "thing, ground", grid)
+
+    def area(share: float) -> float:
+        settings = {"threshold": "top area", "amount": share, "image": torch.zeros(1, 64, 64, 3)}
+        return draw(maps, ["thing"], **settings).mean().item()
+
+    whole = (sharpen(maps, torch.zeros(1, 64, 64, 3))[0, 0] == 1).float().mean().item()
+    assert area(whole * 0.4) == 0
+    assert area(whole * 0.6) == whole
+
+
 # --- contrast and shapes --------------------------------------------------------------------------
 
 
