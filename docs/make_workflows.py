@@ -60,6 +60,8 @@ class Node:
     title: str | None
     size: tuple[int, int] | None
     id: int
+    files: list[tuple[str, str, str]] | None = None
+    """What it loads: name, folder on HUB, folder of ComfyUI. None: see FILES."""
 
     def __getitem__(self, slot: int) -> Output:
         return str(self.id), slot
@@ -86,9 +88,8 @@ class Graph:
         return node
 
     def save(self, name: str) -> None:
-        for folder, what in ((WORKFLOWS, self.for_page(name)), (WORKFLOWS / "api", self.for_api())):
-            folder.mkdir(exist_ok=True)
-            (folder / f"{name}.json").write_text(json.dumps(what, indent=1) + "\n", "utf-8")
+        write(WORKFLOWS / f"{name}.json", self.for_page(name))
+        write(WORKFLOWS / "api" / f"{name}.json", self.for_api())
 
     def for_api(self) -> dict[str, Any]:
         return {
@@ -142,10 +143,11 @@ class Graph:
         properties: dict[str, Any] = {"Node name for S&R": node.kind}
         if not ours:
             properties["cnr_id"] = "comfy-core"
-        if node.kind in FILES:
+        files = FILES.get(node.kind, []) if node.files is None else node.files
+        if files:
             properties["models"] = [
                 {"name": name, "url": f"{HUB}{folder}{name}", "directory": where}
-                for name, folder, where in FILES[node.kind]
+                for name, folder, where in files
             ]
         values = []
         for name, value in self._widgets(node).items():
@@ -222,6 +224,11 @@ class Graph:
     def _linked_value(self, source: Output) -> Any:
         """What a widget shows whose value comes by a link; None is its default."""
         return None
+
+
+def write(file: Path, graph: dict[str, Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(graph, indent=1) + "\n", "utf-8")
 
 
 def rows(options: dict[str, Any]) -> int:
