@@ -14,7 +14,7 @@ from ..conceptattention_core.layers import (
     find_bounds,
     save_psd,
 )
-from .wires import advanced, masks_input, names_input, next_path, schema
+from .wires import advanced, masks_input, names_input, next_path, schema, writing
 
 LayersWire = io.Custom("LAYERS")  # core's own in newer ComfyUI
 
@@ -144,8 +144,9 @@ class SaveLayers(io.ComfyNode):
             max(layer.left + layer.rgba.shape[1] for layer in stack),
             max(layer.top + layer.rgba.shape[0] for layer in stack),
         )
-        path = next_path(filename_prefix, ".psd")
-        save_psd(path, stack, (h, w))
+        with writing(filename_prefix):
+            path = next_path(filename_prefix, ".psd")
+            save_psd(path, stack, (h, w))
         return io.NodeOutput(str(path), ui=ui.PreviewText(path.name))
 
 
@@ -198,9 +199,9 @@ class SaveMasks(io.ComfyNode):
         # "Sun" and "sun" are one file on some systems, and the number is counted for one of them
         (safe,) = file_names([name.casefold()])
         pictures = repeat(mask, "b h w -> b h w rgb", rgb=3)
-        saved = ui.ImageSaveHelper.save_images(
-            pictures, f"{folder}/{safe}" if folder else safe, io.FolderType.output, cls
-        )
+        prefix = f"{folder}/{safe}" if folder else safe
+        with writing(prefix):
+            saved = ui.ImageSaveHelper.save_images(pictures, prefix, io.FolderType.output, cls)
         return io.NodeOutput(mask, ui=ui.SavedImages(saved))
 
 

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..conceptattention_core import render
 from ..conceptattention_core.explorer import page_of
-from .wires import check_picture, maps_input, next_path, schema
+from .wires import check_picture, maps_input, next_path, schema, writing
 
 VIEWS = {
     "regions": render.overlay,
@@ -161,8 +161,10 @@ class Explorer(io.ComfyNode):
         check_picture(maps, image)
         paths = []
         for b, picture in enumerate(image):
-            path = next_path(filename_prefix, ".html")
-            path.write_text(page_of(render.to_picture(picture), maps, b), "utf-8")
+            page = page_of(render.to_picture(picture), maps, b)
+            with writing(filename_prefix):
+                path = next_path(filename_prefix, ".html")
+                path.write_text(page, "utf-8")
             paths.append(path)
         output = Path(folder_paths.get_output_directory())
         shown = [

@@ -1,6 +1,8 @@
 """What the nodes share: the wire of concept maps, the category, inputs that occur twice."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +282,19 @@ def mask_spec(
         grow=grow,
         feather=feather,
     )
+
+
+@contextmanager
+def writing(prefix: str) -> Iterator[None]:
+    """What the system says of a file it does not take, as a sentence that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        folder = (Path(folder_paths.get_output_directory()) / prefix).parent
+        raise ConceptAttentionError(
+            f"Nothing can be written to {folder}: {error.strerror or error}. Let ComfyUI write "
+            "there and make room, or name another place in the output folder."
+        ) from error
 
 
 def next_path(prefix: str, ending: str) -> Path:

@@ -1,6 +1,8 @@
 """Nodes that put maps and masks to use: layers, files, boxes, regions, scores, sheets, parts."""
 
+import errno
 import json
+import os
 import sys
 import time
 import urllib.request
@@ -23,7 +25,7 @@ from conceptattention.nodes.masks import Masks, Pick, Split
 from conceptattention.nodes.record import Maps
 from conceptattention.nodes.regions import Boxes, Regions
 from conceptattention.nodes.scores import Gate, Scores
-from conceptattention.nodes.view import Labels, Sheet
+from conceptattention.nodes.view import Explorer, Labels, Sheet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -433,13 +435,55 @@ def test_a_folder_outside_of_the_output_folder_is_refused(output, folder):
     assert files_in(output.parent) == before
 
 
-def test_a_place_that_cannot_be_written_to_is_named(output):
+def explore(prefix: str = "ConceptAttention/explorer", batch: int = 1) -> tuple:
+    maps = hot_maps(1, 1, batch=batch)
+    return run(Explorer, maps=maps, image=image(batch, 32, 48), filename_prefix=prefix)
+
+
+WRITERS = {
+    "masks": lambda folder: save_masks(box_mask(), "sun", folder),
+    "layers": lambda folder: save_layers(layers_of(picture(), thirds()[:1], ["a"]), f"{folder}/x"),
+    "explorer": lambda folder: explore(f"{folder}/x"),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_place_that_cannot_be_written_to_is_named(output, write):
     (output / "taken").write_text("a file where a folder should be")
-    with pytest.raises(OSError, match="taken"):
-        save_masks(box_mask(), "sun", "taken/masks")
-    with pytest.raises(OSError, match="taken"):
-        save_layers(layers_of(picture(), thirds()[:1], ["a"]), "taken/stack")
+    with pytest.raises(ConceptAttentionError) as refused:
+        write("taken/one")
+    told = str(refused.value)
+    assert told.startswith(f"Nothing can be written to {output / 'taken' / 'one'}: ")
+    assert told.endswith(", or name another place in the output folder.")
     assert (output / "taken").read_text() == "a file where a folder should be"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_folder_that_takes_no_file_is_named_with_the_reason(output, monkeypatch, write, number):
+    plain = open
+
+    def refuse(file, mode="r", *args, **kwargs):
+        if set(mode) & set("wxa+") and str(file).startswith(str(output)):
+            raise OSError(number, os.strerror(number), str(file))
+        return plain(file, mode, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)  # pathlib's
+    with pytest.raises(ConceptAttentionError) as refused:
+        write("place")
+    assert str(refused.value).startswith(
+        f"Nothing can be written to {output / 'place'}: {os.strerror(number)}. Let ComfyUI write"
+    )
+    assert files_in(output) == []
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="this user may write anywhere")
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_read_only_folder_is_named(output, write):
+    output.chmod(0o555)
+    with pytest.raises(ConceptAttentionError, match="Nothing can be written to"):
+        write("place")
 
 
 # --- Concept Boxes --------------------------------------------------------------------------------
@@ -823,10 +867,9 @@ def hot_maps(step: int, block: int, steps: int = 4, blocks: int = 3, batch: int 
     """Maps in which the cat is known in one block and step alone, in picture 0."""
     scores = torch.zeros(batch, steps, blocks, 3, 2, 3)
     scores[0, step, block, 0] = 9
-    spans = tuple((i, i) for i in range(steps))
+    at, within = (tuple((i, i) for i in range(count)) for count in (steps, blocks))
     spec = RecordSpec(parse("cat, red dog, sky"))
-    grid = Grid.of_latent(4, 6)
-    return reduce(Recording(scores, spec, grid, spans, tuple(range(blocks)), "Tiny"))
+    return reduce(Recording(scores, spec, Grid.of_latent(4, 6), at, within, "Tiny"))
 
 
 def bright_box(view: torch.Tensor) -> tuple[int, int, int, int]:
@@ -888,6 +931,22 @@ def test_a_sheet_refuses_unknown_concepts_and_maps_without_their_recording():
         run(Sheet, maps=hot_maps(0, 0), name="moon")
     with pytest.raises(ConceptAttentionError, match="came without their recording"):
         run(Sheet, maps=territories(HALVES), name="cat")
+
+
+# --- Concept Explorer -----------------------------------------------------------------------------
+
+
+def test_each_picture_gets_its_own_explorer_file(output):
+    paths = [Path(path) for path in explore("one/two", batch=2)[0]]
+    assert files_in(output) == ["one/two_00001_.html", "one/two_00002_.html"]
+    assert [str(path.relative_to(output)) for path in paths] == files_in(output)
+    assert all("cat" in path.read_text("utf-8") for path in paths)
+
+
+def test_an_explorer_of_another_batch_is_refused(output):
+    with pytest.raises(ConceptAttentionError, match="batch has 3 pictures, the maps belong to 2"):
+        run(Explorer, maps=hot_maps(1, 1, batch=2), image=image(3, 32, 48))
+    assert files_in(output) == []
 
 
 # --- Split Mask into Parts ------------------------------------------------------------------------
