@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
+import comfy.ops
 import comfy.sd
 import pytest
 import torch
+import torch.nn.functional as F
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui.demo import load_demo_model
 from conceptattention.conceptattention_core.hosts.comfyui.locate import locate
@@ -14,9 +16,10 @@ from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.locating import LocateSpec
 from conceptattention.conceptattention_core.recording import Recording, RecordSpec
 from conceptattention.nodes.demo import FOLDER
-from torch import Tensor
+from torch import Tensor, nn
 
 from .tiny import HERE, Tiny, random_weights
+from .tiny.common import lora_for
 
 SPEC = RecordSpec(parse("sky, water, balloon"))
 
@@ -33,16 +36,7 @@ def parts():
 
 
 def with_lora(model: Any) -> Any:
-    """The model with a LoRA of rank 2 on the attention of both streams in every joint block."""
-    generator = torch.Generator().manual_seed(0)
-    lora = {}
-    for name, weight in model.model.diffusion_model.state_dict().items():
-        if "attn." in name and name.endswith(".weight") and weight.ndim == 2:
-            key = f"diffusion_model.{name.removesuffix('.weight')}"
-            rows, columns = weight.shape
-            lora[f"{key}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / 10
-            lora[f"{key}.lora_B.weight"] = torch.randn(rows, 2, generator=generator) / 10
-    patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
+    patched, _ = comfy.sd.load_lora_for_models(model, None, lora_for(model), 1.0, 0.0)
     assert patched.patches
     return patched
 
@@ -72,6 +66,55 @@ def in_eight_bits(model: Any) -> Any:
     kept = {weight.dtype for weight in eight.model.diffusion_model.state_dict().values()}
     assert torch.float8_e4m3fn in kept
     return eight
+
+
+class Packed(nn.Module):
+    """A layer in GGUF's way: its weight is bytes, and no matrix, until its forward unpacks it."""
+
+    def _load_from_state_dict(self, weights: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        weight, bias = weights[f"{prefix}weight"], weights.get(f"{prefix}bias")
+        scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-9) / 127
+        parts = scale, (weight / scale).round().to(torch.int8)
+        packed = torch.cat([part.flatten().view(torch.uint8) for part in parts])
+        self.rows = len(weight)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def unpacked(self) -> Tensor:
+        scale, whole = self.weight.split([4 * self.rows, len(self.weight) - 4 * self.rows])
+        return scale.view(torch.float32)[:, None] * whole.view(torch.int8).view(self.rows, -1)
+
+
+class PackedLayers(comfy.ops.manual_cast):
+    class Linear(Packed, comfy.ops.manual_cast.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return F.linear(input, self.unpacked(), self.bias)
+
+    class Embedding(Packed, comfy.ops.manual_cast.Embedding):
+        def forward(self, input: Tensor, out_dtype: Any = None) -> Tensor:
+            return F.embedding(input, self.unpacked())
+
+
+def in_packed_layers(model: Any) -> Any:
+    """The model with layers of its own, as ComfyUI-GGUF loads one."""
+    model.model.model_config.custom_operations = PackedLayers
+    try:
+        weights = dict(model.model.diffusion_model.state_dict())
+        packed = random_weights(model.model.model_config, weights)
+    finally:
+        model.model.model_config.custom_operations = None
+    assert any(isinstance(layer, Packed) for layer in packed.model.diffusion_model.modules())
+    return packed
+
+
+def in_unpacked_layers(model: Any) -> Any:
+    """The model with the weights of `in_packed_layers` in ordinary layers."""
+    packed = in_packed_layers(model).model.diffusion_model
+    weights = dict(packed.state_dict())
+    for name, layer in packed.named_modules():
+        if isinstance(layer, Packed):
+            weights[f"{name}.weight"] = layer.unpacked()
+    return random_weights(model.model.model_config, weights)
 
 
 @pytest.fixture
@@ -113,6 +156,18 @@ def test_a_lora_is_heard_like_weights_trained_so(tiny):
     _, baked = heard(tiny, with_baked_lora(tiny.model()))
     torch.testing.assert_close(patched.scores, baked.scores, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(patched.scores, bare.scores, rtol=1e-2, atol=1e-2)
+
+
+def test_layers_that_unpack_their_weights_are_heard_like_ordinary_ones(tiny):
+    model = in_packed_layers(tiny.model())
+    try:
+        plain = tiny.sample(model, cfg=3.0)
+    except RuntimeError:
+        pytest.skip("ComfyUI itself cannot run this family in such layers")
+    latent, packed = heard(tiny, model)
+    assert torch.equal(latent, plain)
+    _, ordinary = heard(tiny, in_unpacked_layers(tiny.model()))
+    torch.testing.assert_close(packed.scores, ordinary.scores, rtol=1e-5, atol=1e-5)
 
 
 def test_with_little_memory_a_lora_is_heard_all_the_same(tiny, little_memory):

@@ -61,7 +61,8 @@ class Hunyuan(Family):
         concepts = torch.cat(refined, dim=1)
         kinds = getattr(model, "cond_type_embedding", None)
         if kinds is not None:  # HunyuanVideo 1.5 tells its text from what it reads in pictures
-            concepts = concepts + kinds.weight[0].to(concepts)
+            text = torch.zeros(1, dtype=torch.long, device=concepts.device)
+            concepts = concepts + kinds(text).to(concepts)
         pooled = conds.get("y")
         if pooled is not None and model.vector_in is not None:
             pooled = pooled[:, : model.params.vec_in_dim].to(vec)

@@ -165,6 +165,19 @@ def random_weights(
     return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
 
 
+def lora_for(model: Any) -> dict[str, Tensor]:
+    """A LoRA of rank 2 on the attention of both streams in every joint block."""
+    generator = torch.Generator().manual_seed(0)
+    lora = {}
+    for name, weight in model.model.diffusion_model.state_dict().items():
+        if ("attn" in name or "attention" in name) and name.endswith(".weight") and weight.ndim == 2:
+            key = f"diffusion_model.{name.removesuffix('.weight')}"
+            rows, columns = weight.shape
+            lora[f"{key}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / 10
+            lora[f"{key}.lora_B.weight"] = torch.randn(rows, 2, generator=generator) / 10
+    return lora
+
+
 def random_weight(name: str, noise: Tensor) -> Tensor:
     if noise.ndim > 1:
         return noise * 1.5 * noise.shape[1] ** -0.5
