@@ -14,6 +14,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.auraflow import AuraFl
 from conceptattention.conceptattention_core.hosts.comfyui.chroma import Chroma
 from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
 from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
+from conceptattention.conceptattention_core.hosts.comfyui.joyimage import JoyImage
 from conceptattention.conceptattention_core.hosts.comfyui.mage_flow import MageFlow
 from conceptattention.conceptattention_core.hosts.comfyui.qwen_image import QwenImage
 from conceptattention.conceptattention_core.hosts.comfyui.sd3 import SD3
@@ -63,6 +64,11 @@ def mage_flow() -> Numbered:
     return Numbered(mage.MageFlowTokenizer(), "qwen3vl_4b", dropped=34)
 
 
+def joyimage() -> Numbered:
+    joy = pytest.importorskip("comfy.text_encoders.joyimage")
+    return Numbered(joy.JoyImageTokenizer(), "qwen3vl_8b", dropped=34)
+
+
 READERS = {
     "Flux.1": (Flux(), lambda: Numbered(flux.FluxTokenizer(), "t5xxl")),
     "Chroma": (Chroma(), lambda: Numbered(pixart.PixArtTokenizer(), "t5xxl")),
@@ -74,6 +80,7 @@ READERS = {
     "Klein": (Flux2(), klein),
     "AuraFlow": (AuraFlow(), lambda: Numbered(aura_t5.AuraT5Tokenizer(), "pile_t5xl")),
     "Mage-Flow": (MageFlow(), mage_flow),
+    "JoyImage": (JoyImage(), joyimage),
 }
 
 

@@ -13,6 +13,7 @@ from .family import Family
 from .flux import Flux
 from .flux2 import Flux2
 from .hunyuan import Hunyuan
+from .joyimage import JoyImage
 from .longcat import LongCat
 from .mage_flow import MageFlow
 from .qwen_image import QwenImage
@@ -29,6 +30,7 @@ FAMILIES: list[Family] = [
     Hunyuan(),
     CogVideoX(),
     MageFlow(),
+    JoyImage(),
 ]
 
 

@@ -10,7 +10,19 @@ import comfy.supported_models
 import torch
 from conceptattention.conceptattention_core.hosts.comfyui.patch import OVERRIDE
 
-from . import auraflow, chroma, cogvideox, flux, flux2, hunyuan, longcat, mage_flow, qwen_image, sd3
+from . import (
+    auraflow,
+    chroma,
+    cogvideox,
+    flux,
+    flux2,
+    hunyuan,
+    joyimage,
+    longcat,
+    mage_flow,
+    qwen_image,
+    sd3,
+)
 from .common import CONCEPTS as CONCEPTS
 from .common import Tiny as Tiny
 from .common import random_weights as random_weights
@@ -28,6 +40,7 @@ TINY: dict[str, Tiny] = {
     "Hunyuan Video and Image": hunyuan.TINY,
     "CogVideoX": cogvideox.TINY,
     "Mage-Flow": mage_flow.TINY,
+    "JoyImage": joyimage.TINY,
 }
 
 HERE = {name: tiny for name, tiny in TINY.items() if hasattr(comfy.supported_models, tiny.needs)}
