@@ -1,6 +1,7 @@
 """Maps as pictures to look at: heat maps, overlays with a legend, label maps."""
 
 import colorsys
+from collections.abc import Iterable
 from functools import lru_cache
 
 import cv2
@@ -19,6 +20,15 @@ Picture = NDArray[np.uint8]  # h w rgb
 LabelMap = NDArray[np.uint8]  # h w: positions of concepts
 
 MOST_TILES = 20
+FONTS = (
+    "NotoSansCJK-Regular.ttc", "msyh.ttc", "malgun.ttf", "PingFang.ttc", "AppleSDGothicNeo.ttc",
+    "Arial Unicode.ttf", "DroidSansFallbackFull.ttf", "wqy-microhei.ttc", "NotoSans-Regular.ttf",
+    "DejaVuSans.ttf", "segoeui.ttf", "NotoSansArabic-Regular.ttf", "NotoSansHebrew-Regular.ttf",
+    "NotoSansDevanagari-Regular.ttf", "NotoSansThai-Regular.ttf", "seguiemj.ttf",
+    "NotoEmoji-Regular.ttf", "Symbola.ttf",
+)  # fmt: skip
+"""Fonts of Linux, Windows and macOS, those that write most first. Bitmaps have one size: none."""
+INVISIBLE = " \ufe0e\ufe0f"
 PAPER = (250, 250, 248)
 INK = (32, 33, 36)
 
@@ -202,23 +212,39 @@ def legend(maps: ConceptMaps, b: int, width: int) -> Picture:
     return np.asarray(strip)
 
 
-@lru_cache(maxsize=64)
-def _font(names: tuple[str, ...], size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    for name in names:
+@lru_cache(maxsize=256)
+def font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font that has most of the characters of `text`: Pillow's own or one of FONTS."""
+    letters = {one for one in text if one.isprintable() and one not in INVISIBLE}
+    return _open(max(_found(), key=lambda name: _count(name, letters)), size)
+
+
+@lru_cache(maxsize=1)
+def _found() -> tuple[str, ...]:
+    """Where the fonts are that this system has, before them "" for Pillow's own."""
+    found = [""]
+    for name in FONTS:
         try:
-            return ImageFont.truetype(name, size)
+            found.append(str(ImageFont.truetype(name).path))
         except OSError:
             continue
-    return ImageFont.load_default(size)
+    return tuple(found)
 
 
-def font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font that can write `text`: Pillow's own, which has ASCII only, or one of the system's."""
-    system = (
-        "NotoSansCJK-Regular.ttc", "msyh.ttc", "PingFang.ttc", "Arial Unicode.ttf",
-        "NotoSans-Regular.ttf", "DejaVuSans.ttf",
-    )  # fmt: skip
-    return _font(() if text.isascii() else system, size)
+@lru_cache(maxsize=64)
+def _open(name: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+
+
+def _count(name: str, letters: Iterable[str]) -> int:
+    """How many of these characters a font has: the others look like one that nobody has."""
+    face = _open(name, 16)
+
+    def draw(letter: str) -> bytes:
+        return bytes(face.getmask(letter))  # pyright: ignore[reportArgumentType]
+
+    box = draw("\U0010ffff")
+    return sum(draw(letter) != box for letter in letters)
 
 
 def _text_size(width: int) -> int:

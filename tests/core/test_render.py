@@ -7,6 +7,7 @@ from conceptattention.conceptattention_core import ConceptAttentionError, render
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.masks import sharpen, upsample
 from conceptattention.conceptattention_core.recording import Grid
+from PIL import ImageFont
 
 from .examples import ODD, concept_maps, random, recording, soft_maps, territories
 
@@ -58,7 +59,7 @@ def test_where_the_hidden_background_wins_the_picture_keeps_its_shade():
     assert tuple(out[10, 10]) != (90, 90, 90)
 
 
-@pytest.mark.parametrize("name", ["sun", "Fußgänger", "небо"])
+@pytest.mark.parametrize("name", ["sun", "Fußgänger", "небо", "שמיים", "日本の空", "🎈"])
 def test_whatever_a_legend_writes_its_font_can_write(monkeypatch, name):
     written = []
 
@@ -69,11 +70,55 @@ def test_whatever_a_legend_writes_its_font_can_write(monkeypatch, name):
     here_and_absent = territories([[0, 0], [0, 0]], f"{name}, not {name}", Grid.of_latent(4, 4))
     render.legend(here_and_absent, 0, 256)
     assert len(written) == 2
-    if not name.isascii() and written[0][1] == render.font("ascii", written[0][1].size):
+    if all(lacks(render._open(font, 20), name) for font in render._found()):
         pytest.skip("no font for this script on this machine")
-    for text, font in written:
-        missing = bytes(font.getmask("\U0010ffff"))
-        assert all(bytes(font.getmask(letter)) != missing for letter in text), text
+    assert not any(lacks(font, text) for text, font in written)
+
+
+SCRIPTS = {
+    "latin": "Fußgänger", "cyrillic": "небо", "hebrew": "שמיים", "arabic": "سماء زرقاء",
+    "chinese": "蓝天", "japanese": "日本の空", "korean": "하늘", "hindi": "आसमान", "emoji": "🎈",
+    "symbol": "☀\ufe0f sun",
+}  # fmt: skip
+
+
+def lacks(font, text: str) -> list[str]:
+    """The characters that the font shows as the box of a character that nobody has."""
+    box = bytes(font.getmask("\U0010ffff"))
+    return [one for one in text if one not in " \ufe0f" and bytes(font.getmask(one)) == box]
+
+
+@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
+def test_a_label_gets_a_font_that_has_its_characters(text):
+    system = [ImageFont.truetype(name, 20) for name in render._found() if name]
+    if not any(not lacks(font, text) for font in system):
+        pytest.skip("no font for this script on this machine")
+    assert not lacks(render.font(text, 20), text)
+
+
+def test_a_font_is_chosen_for_each_label_by_what_it_has_not_by_its_place(monkeypatch):
+    class Face:
+        def __init__(self, letters: str):
+            self.letters = letters
+
+        def getmask(self, text: str) -> bytes:
+            return text.encode() if text in self.letters else b"box"
+
+    faces = {"": Face("sun"), "first": Face("sunнебо"), "second": Face("天🎈"), "third": Face("天")}
+    monkeypatch.setattr(render, "_found", lambda: tuple(faces))
+    monkeypatch.setattr(render, "_open", lambda name, size: faces[name])
+    render.font.cache_clear()
+    expected = {"sun": "", "небо": "first", "天": "second", "🎈\ufe0f": "second", "天 sun": ""}
+    found = {text: render.font(text, 20) for text in expected}
+    render.font.cache_clear()
+    assert found == {text: faces[name] for text, name in expected.items()}
+
+
+def test_a_font_that_this_system_lacks_does_no_harm(monkeypatch):
+    monkeypatch.setattr(render, "FONTS", ("no such font.ttf",))
+    render._found.cache_clear()
+    assert render._found() == ("",)
+    render._found.cache_clear()
 
 
 @pytest.mark.parametrize("width", [17, 56, 256, 1024])
