@@ -175,7 +175,8 @@ def call_apart(tiny: Tiny, block: nn.Module, args: dict) -> tuple[dict, dict]:
         if not kwargs.get("skip_reshape"):
             q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
         if q.shape[2] == joint:
-            seen.update(q=q.clone(), k=k.clone(), v=v.clone(), out=out.clone())
+            merged = heads_merged(out, kwargs)
+            seen.update(q=q.clone(), k=k.clone(), v=v.clone(), out=merged.clone())
         return out
 
     _, keys = tiny.placeless(block)
@@ -184,6 +185,11 @@ def call_apart(tiny: Tiny, block: nn.Module, args: dict) -> tuple[dict, dict]:
         return tiny.run(block, args, {patch.OVERRIDE: override}), seen
     finally:
         hook.remove()
+
+
+def heads_merged(out: Tensor, how: dict) -> Tensor:
+    """What an attention that was called so gave, as `b n (head d)`."""
+    return out.transpose(1, 2).flatten(2) if how.get("skip_output_reshape") else out
 
 
 def of_rows(value, rows: slice, b: int):
@@ -231,8 +237,9 @@ class Witness:
                 out = (attention if earlier is None else partial(earlier, attention))(
                     *rest, **kwargs
                 )
-                if out.shape[1] == joint:
-                    self.out[index] = out[rows].clone()
+                merged = heads_merged(out, kwargs)
+                if merged.shape[1] == joint:
+                    self.out[index] = merged[rows].clone()
                 return out
 
             def before_positions(_module, _args, out):

@@ -1,5 +1,6 @@
 """Which tokens of a text are a concept's own, by ComfyUI's real tokenizers."""
 
+import io
 from typing import Any
 
 import comfy.text_encoders.aura_t5 as aura_t5
@@ -8,6 +9,7 @@ import comfy.text_encoders.pixart_t5 as pixart
 import comfy.text_encoders.qwen_image as qwen_image
 import comfy.text_encoders.sd3_clip as sd3_clip
 import pytest
+import sentencepiece
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.hosts.comfyui.auraflow import AuraFlow
@@ -16,6 +18,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
 from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
 from conceptattention.conceptattention_core.hosts.comfyui.joyimage import JoyImage
 from conceptattention.conceptattention_core.hosts.comfyui.mage_flow import MageFlow
+from conceptattention.conceptattention_core.hosts.comfyui.pixeldit import PixelDiT
 from conceptattention.conceptattention_core.hosts.comfyui.qwen_image import QwenImage
 from conceptattention.conceptattention_core.hosts.comfyui.sd3 import SD3
 
@@ -69,6 +72,22 @@ def joyimage() -> Numbered:
     return Numbered(joy.JoyImageTokenizer(), "qwen3vl_8b", dropped=34)
 
 
+def pixeldit() -> Numbered:
+    """Gemma's words come with its weights; these are the words of `TEXTS`, and bytes."""
+    pixels = pytest.importorskip("comfy.text_encoders.pixeldit")
+    words = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_writer=words, model_type="bpe", vocab_size=300,
+        hard_vocab_limit=False, byte_fallback=True, add_dummy_prefix=False,
+        normalization_rule_name="identity", remove_extra_whitespaces=False,
+        pad_id=0, eos_id=1, bos_id=2, unk_id=3, minloglevel=2,
+    )  # fmt: skip
+    trained = torch.frombuffer(bytearray(words.getvalue()), dtype=torch.uint8)
+    tokenizer = pixels.PixelDiTGemma2Tokenizer(tokenizer_data={"spiece_model": trained})
+    (tokens,) = tokenizer.tokenize_with_weights("cat")["gemma2_2b"]
+    return Numbered(tokenizer, "gemma2_2b", dropped=len(tokens) - 300)
+
+
 READERS = {
     "Flux.1": (Flux(), lambda: Numbered(flux.FluxTokenizer(), "t5xxl")),
     "Chroma": (Chroma(), lambda: Numbered(pixart.PixArtTokenizer(), "t5xxl")),
@@ -81,6 +100,7 @@ READERS = {
     "AuraFlow": (AuraFlow(), lambda: Numbered(aura_t5.AuraT5Tokenizer(), "pile_t5xl")),
     "Mage-Flow": (MageFlow(), mage_flow),
     "JoyImage": (JoyImage(), joyimage),
+    "PixelDiT": (PixelDiT(), pixeldit),
 }
 
 
@@ -96,7 +116,7 @@ def test_a_concept_is_its_own_tokens(name):
             assert plain(clip.decode(rows)) == plain(text)
 
 
-@pytest.mark.parametrize("name", ["Qwen-Image", "Klein"])
+@pytest.mark.parametrize("name", ["Qwen-Image", "Klein", "PixelDiT"])
 def test_a_concept_stands_where_it_stands_in_the_template(name):
     family, make = READERS[name]
     clip = make()

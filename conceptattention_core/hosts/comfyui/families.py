@@ -16,6 +16,7 @@ from .hunyuan import Hunyuan
 from .joyimage import JoyImage
 from .longcat import LongCat
 from .mage_flow import MageFlow
+from .pixeldit import PixelDiT
 from .qwen_image import QwenImage
 from .sd3 import SD3
 
@@ -31,6 +32,7 @@ FAMILIES: list[Family] = [
     CogVideoX(),
     MageFlow(),
     JoyImage(),
+    PixelDiT(),
 ]
 
 

@@ -36,11 +36,19 @@ def with_column(rows: Tensor, numbers: Iterable[int]) -> Tensor:
     return torch.cat([rows.float(), column[:, None]], dim=1)
 
 
+def places_of(rows: Tensor, text: int) -> tuple[Tensor, Tensor]:
+    """Rows without their last column, and the places `t` that it gives in a text of this length.
+
+    A concept stands where it would stand as the prompt; in a text that is shorter than its
+    template, at the start.
+    """
+    return rows[:, :-1], (text + rows[:, -1].long()).clamp_min(0)
+
+
 def turns_of(rows: Tensor, positions: Tensor, text: int) -> tuple[Tensor, Tensor]:
     """Rows without their last column, and the turns `1 1 t d/2 2 2` of these places.
 
-    `positions` are b 1 (t p) d/2 2 2, those of `text` tokens first. A concept stands where it
-    would stand as the prompt; in a text that is shorter than its template, at the start.
+    `positions` are b 1 (t p) d/2 2 2, those of `text` tokens first.
     """
-    at = (text + rows[:, -1].long()).clamp_min(0)
-    return rows[:, :-1], positions[:1, :, at.to(positions.device)]
+    rows, at = places_of(rows, text)
+    return rows, positions[:1, :, at.to(positions.device)]

@@ -58,18 +58,19 @@ def read_t5(
 
 
 def read_template(
-    clip: Any, words: list[str], family: str, keys: tuple[str, ...] = ()
+    clip: Any, words: list[str], family: str, keys: tuple[str, ...] = (), nothing: str = ""
 ) -> list[Tensor]:
     """For each concept the rows of its own tokens inside the prompt's template.
 
     A last column holds the place of each, see `positions.turns_of`.
 
-    The template is that of the encoder named in `keys`, or of the only one.
+    The template is that of the encoder named in `keys`, or of the only one; it is what a text has
+    in common with `nothing`.
 
     Language models read from left to right: a word means what it means after the template. Places
     count from the end of the text (the last is -1), because some encoders drop the beginning.
     """
-    (empty,) = tokenize(clip, [""])
+    (empty,) = tokenize(clip, [nothing])
     found = [key for key in empty if key in keys or len(empty) == 1]
     if not found:
         raise ConceptAttentionError(

@@ -20,6 +20,7 @@ from . import (
     joyimage,
     longcat,
     mage_flow,
+    pixeldit,
     qwen_image,
     sd3,
 )
@@ -41,6 +42,7 @@ TINY: dict[str, Tiny] = {
     "CogVideoX": cogvideox.TINY,
     "Mage-Flow": mage_flow.TINY,
     "JoyImage": joyimage.TINY,
+    "PixelDiT": pixeldit.TINY,
 }
 
 HERE = {name: tiny for name, tiny in TINY.items() if hasattr(comfy.supported_models, tiny.needs)}
