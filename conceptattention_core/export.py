@@ -16,11 +16,15 @@ from .render import LabelMap, Picture, colour, heat_maps, overlay, sheet, strong
 
 
 def file_names(names: list[str]) -> list[str]:
-    """A safe, distinct file name for each concept, letters of any alphabet kept."""
+    """A safe, distinct file name for each concept, letters of any alphabet kept.
+
+    Symbols such as emoji are called what Unicode calls them.
+    """
     taken: set[str] = set()
     safe = []
     for i, name in enumerate(names):
-        plain = re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFKC", name)).strip("_")
+        spelt = "".join(map(_spell, unicodedata.normalize("NFKC", name)))
+        plain = re.sub(r"[^\w-]+", "_", spelt).strip("_")
         plain = plain[:60] or f"concept_{i}"  # with its ending at most 255 bytes
         if re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", plain):  # Windows keeps these
             plain = f"{plain}_"
@@ -30,6 +34,11 @@ def file_names(names: list[str]) -> list[str]:
         taken.add(unique.casefold())
         safe.append(unique)
     return safe
+
+
+def _spell(one: str) -> str:
+    is_symbol = unicodedata.category(one) == "So"
+    return f" {unicodedata.name(one, '').lower()} " if is_symbol else one
 
 
 def save(out: Path, image: Picture, maps: ConceptMaps, b: int, spec: MaskSpec) -> dict:

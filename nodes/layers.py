@@ -176,6 +176,7 @@ class SaveMasks(io.ComfyNode):
             "them.",
             search_aliases=["concept attention", "export masks"],
             is_output_node=True,
+            is_input_list=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
                 io.Mask.Input("mask", tooltip="From Concept Masks."),
@@ -191,17 +192,22 @@ class SaveMasks(io.ComfyNode):
                     "replaced.",
                 ),
             ],
-            outputs=[io.Mask.Output(display_name="mask", tooltip="The same masks.")],
+            outputs=[
+                io.Mask.Output(display_name="mask", is_output_list=True, tooltip="The same masks.")
+            ],
         )
 
     @classmethod
     def execute(cls, mask, name, folder) -> io.NodeOutput:
+        names = [*name, *name[-1:] * (len(mask) - len(name))]  # one name does for all its parts
         # "Sun" and "sun" are one file on some systems, and the number is counted for one of them
-        (safe,) = file_names([name.casefold()])
-        pictures = repeat(mask, "b h w -> b h w rgb", rgb=3)
-        prefix = f"{folder}/{safe}" if folder else safe
-        with writing(prefix):
-            saved = ui.ImageSaveHelper.save_images(pictures, prefix, io.FolderType.output, cls)
+        files = file_names([one.casefold() for one in names])
+        saved = []
+        for (batch, _), safe in zip(pair(mask, names), files, strict=True):
+            pictures = repeat(batch, "b h w -> b h w rgb", rgb=3)
+            prefix = f"{folder[0]}/{safe}" if folder[0] else safe
+            with writing(prefix):
+                saved += ui.ImageSaveHelper.save_images(pictures, prefix, io.FolderType.output, cls)
         return io.NodeOutput(mask, ui=ui.SavedImages(saved))
 
 

@@ -368,9 +368,13 @@ def test_layers_lie_on_each_other_by_their_z_index(output, psd_tools):
 
 def save_masks(mask: torch.Tensor, name: str, folder: str = "masks") -> list[str]:
     """The files that the node says it has saved, in the output folder."""
+    return save_all_masks([mask], [name], folder)
+
+
+def save_all_masks(masks: list, names: list[str], folder: str = "masks") -> list[str]:
     with torch.inference_mode():
-        done = SaveMasks.execute(mask, name, folder)
-    assert torch.equal(done.result[0], mask)
+        done = SaveMasks.execute(masks, names, [folder])
+    assert all(one is other for one, other in zip(done.result[0], masks, strict=True))
     found = done.ui.as_dict()["images"]
     assert {one["type"] for one in found} == {"output"}
     return [f"{one['subfolder']}/{one['filename']}" for one in found]
@@ -412,6 +416,30 @@ def test_nothing_is_ever_replaced(output, names):
     for mask, name in zip(masks, found, strict=True):
         pixels = np.asarray(Image.open(output / name).convert("L"))
         assert np.array_equal(pixels, mask[0].numpy() * 255)
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (["🎈", "🌞", "red 🎈"], ["balloon", "sun_with_face", "red_balloon"]),
+        (["a/b", "a b", "a?b"], ["a_b", "a_b_2", "a_b_3"]),
+        (["Sun", "sun"], ["sun", "sun_2"]),
+        (["boat"], ["boat", "boat_2", "boat_3"]),  # one name for the parts of a mask
+        (["???", "!"], ["concept_0", "concept_1"]),
+    ],
+)
+def test_masks_that_are_saved_together_get_different_names(output, names, files):
+    masks = [box_mask((i, i, i + 5, i + 5)) for i in range(len(files))]
+    assert save_all_masks(masks, names) == [f"masks/{file}_00001_.png" for file in files]
+    for mask, file in zip(masks, files, strict=True):
+        pixels = np.asarray(Image.open(output / "masks" / f"{file}_00001_.png").convert("L"))
+        assert np.array_equal(pixels, mask[0].numpy() * 255)
+
+
+def test_more_names_than_masks_are_refused(output):
+    with pytest.raises(ConceptAttentionError, match="1 masks and 2 names.*the same Concept Masks"):
+        save_all_masks([box_mask()], ["a", "b"])
+    assert files_in(output) == []
 
 
 def test_names_that_differ_in_case_alone_get_files_that_differ_in_more(output):

@@ -46,7 +46,8 @@ def test_file_names_are_safe_and_distinct_whatever_the_concepts(names):
         (["CON", "nul", "com1", "COM¹", "lpt9", "console"], None),
         (["Sun", "sun", "sun_2"], ["Sun", "sun_2", "sun_2_2"]),
         (["日本", "небо", "café"], ["日本", "небо", "café"]),
-        (["🎈", "!!!"], ["concept_0", "concept_1"]),
+        (["🎈", "!!!", "red 🎈"], ["balloon", "concept_1", "red_balloon"]),
+        (["🎈", "balloon", "🌞"], ["balloon", "balloon_2", "sun_with_face"]),
         (["\U00020000" * 90, "\U00020000" * 91], None),
     ],
 )
