@@ -1,6 +1,7 @@
 """The nodes as ComfyUI calls them: what they promise, and a way through all of them."""
 
 import inspect
+import re
 from itertools import product
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import comfy_extras.nodes_mask as masking
 import conceptattention
 import pytest
 import torch
+from comfy_api.latest import io
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.attention import ATTEND, SPACES
 from conceptattention.conceptattention_core.concepts import parse
@@ -172,6 +174,22 @@ def test_every_input_and_output_says_what_it_is(node):
 def test_every_node_has_a_help_page(node):
     page = ROOT / conceptattention.WEB_DIRECTORY / "docs" / f"{node.GET_SCHEMA().node_id}.md"
     assert page.read_text("utf-8").startswith("# ")
+
+
+@each_node
+def test_its_help_page_names_every_widget(node):
+    page = ROOT / conceptattention.WEB_DIRECTORY / "docs" / f"{node.GET_SCHEMA().node_id}.md"
+    text = page.read_text("utf-8")
+    # in the first column of a table, or in italics
+    told = re.findall(r"^\| ([^|`]+?) \|", text, re.M)
+    told += re.findall(r"(?<![*\w])\*([^*]+)\*(?!\*)", text)
+    named = {" ".join(one.split()) for part in told for one in part.split(",")}
+    widgets = {
+        (one.display_name or one.id).replace("_", " ")
+        for one in node.GET_SCHEMA().inputs
+        if isinstance(one, io.WidgetInput) and not one.force_input
+    }
+    assert widgets <= named
 
 
 @each_node
