@@ -734,3 +734,17 @@ def test_a_clip_without_t5_is_refused_with_what_to_do():
 def test_a_concept_in_which_the_encoder_reads_nothing_is_named():
     with pytest.raises(ConceptAttentionError, match=r"reads nothing in '!\?' \(oops\)"):
         TINY["Flux.1"].recorded("cat, oops: !?, sky")
+
+
+# --- Lens: an empty prompt is no text at all ------------------------------------------------------
+
+
+def test_over_an_empty_prompt_concepts_are_recorded():
+    if "Lens" not in HERE:
+        pytest.skip("this ComfyUI does not have the family")
+    tiny = TINY["Lens"]
+    positive, negative = tiny.prompt(1, tokens=0), tiny.prompt(2, tokens=0)
+    recorded = tiny.sample(tiny.recorded(), cfg=3.0, positive=positive, negative=negative)
+    plain = tiny.sample(tiny.model(), cfg=3.0, positive=positive, negative=negative)
+    assert torch.equal(recorded, plain)
+    assert STORE.find(recorded).scores.std() > 0

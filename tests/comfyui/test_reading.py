@@ -1,6 +1,7 @@
 """Which tokens of a text are a concept's own, by ComfyUI's real tokenizers."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import comfy.text_encoders.aura_t5 as aura_t5
@@ -17,10 +18,12 @@ from conceptattention.conceptattention_core.hosts.comfyui.chroma import Chroma
 from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
 from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
 from conceptattention.conceptattention_core.hosts.comfyui.joyimage import JoyImage
+from conceptattention.conceptattention_core.hosts.comfyui.lens import Lens
 from conceptattention.conceptattention_core.hosts.comfyui.mage_flow import MageFlow
 from conceptattention.conceptattention_core.hosts.comfyui.pixeldit import PixelDiT
 from conceptattention.conceptattention_core.hosts.comfyui.qwen_image import QwenImage
 from conceptattention.conceptattention_core.hosts.comfyui.sd3 import SD3
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 TEXTS = ["cat", "a red hot-air balloon", "(very:1.5) old man", "空を飛ぶ猫", "user"]
 
@@ -72,6 +75,19 @@ def joyimage() -> Numbered:
     return Numbered(joy.JoyImageTokenizer(), "qwen3vl_8b", dropped=34)
 
 
+def lens() -> Numbered:
+    """GPT-OSS's words come with its weights; Qwen's stand in for them, in the template of Lens."""
+    gpt_oss = pytest.importorskip("comfy.text_encoders.gpt_oss")
+    folder = Path(qwen_image.__file__).parent / "qwen25_tokenizer"
+    words = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|start|>", "<|channel|>", "<|message|>", "<|end|>"])
+    data = {"tokenizer_json": tokenizer.to_str().encode()}
+    return Numbered(gpt_oss.LensTokenizer(tokenizer_data=data), "gpt_oss", dropped=97)
+
+
 def pixeldit() -> Numbered:
     """Gemma's words come with its weights; these are the words of `TEXTS`, and bytes."""
     pixels = pytest.importorskip("comfy.text_encoders.pixeldit")
@@ -100,6 +116,7 @@ READERS = {
     "AuraFlow": (AuraFlow(), lambda: Numbered(aura_t5.AuraT5Tokenizer(), "pile_t5xl")),
     "Mage-Flow": (MageFlow(), mage_flow),
     "JoyImage": (JoyImage(), joyimage),
+    "Lens": (Lens(), lens),
     "PixelDiT": (PixelDiT(), pixeldit),
 }
 
@@ -116,7 +133,7 @@ def test_a_concept_is_its_own_tokens(name):
             assert plain(clip.decode(rows)) == plain(text)
 
 
-@pytest.mark.parametrize("name", ["Qwen-Image", "Klein", "PixelDiT"])
+@pytest.mark.parametrize("name", ["Qwen-Image", "Klein", "PixelDiT", "Lens"])
 def test_a_concept_stands_where_it_stands_in_the_template(name):
     family, make = READERS[name]
     clip = make()

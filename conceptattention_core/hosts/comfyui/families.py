@@ -14,6 +14,7 @@ from .flux import Flux
 from .flux2 import Flux2
 from .hunyuan import Hunyuan
 from .joyimage import JoyImage
+from .lens import Lens
 from .longcat import LongCat
 from .mage_flow import MageFlow
 from .pixeldit import PixelDiT
@@ -32,6 +33,7 @@ FAMILIES: list[Family] = [
     CogVideoX(),
     MageFlow(),
     JoyImage(),
+    Lens(),
     PixelDiT(),
 ]
 

@@ -15,9 +15,9 @@ T5_END = 1
 Tokens = list[tuple]  # (id or vector, weight, ...)
 
 
-def tokenize(clip: Any, words: list[str]) -> list[dict[str, list[Tokens]]]:
-    """The tokens of each concept, by encoder."""
-    return [clip.tokenize(_literal(text)) for text in words]
+def tokenize(clip: Any, words: list[str], weighs: bool = True) -> list[dict[str, list[Tokens]]]:
+    """The tokens of each concept, by encoder; `weighs` says whether it reads weights in a text."""
+    return [clip.tokenize(_literal(text) if weighs else text) for text in words]
 
 
 def expect(key: str, tokens: list[dict[str, list[Tokens]]], family: str) -> None:
@@ -58,7 +58,12 @@ def read_t5(
 
 
 def read_template(
-    clip: Any, words: list[str], family: str, keys: tuple[str, ...] = (), nothing: str = ""
+    clip: Any,
+    words: list[str],
+    family: str,
+    keys: tuple[str, ...] = (),
+    nothing: str = "",
+    weighs: bool = True,
 ) -> list[Tensor]:
     """For each concept the rows of its own tokens inside the prompt's template.
 
@@ -70,7 +75,7 @@ def read_template(
     Language models read from left to right: a word means what it means after the template. Places
     count from the end of the text (the last is -1), because some encoders drop the beginning.
     """
-    (empty,) = tokenize(clip, [nothing])
+    (empty,) = tokenize(clip, [nothing], weighs)
     found = [key for key in empty if key in keys or len(empty) == 1]
     if not found:
         raise ConceptAttentionError(
@@ -79,7 +84,7 @@ def read_template(
         )
     key = found[0]
     read = []
-    for one in tokenize(clip, words):
+    for one in tokenize(clip, words, weighs):
         rows = encode_one(clip, one)
         ids = one[key][0]
         own = _span(ids, empty[key][0])

@@ -18,6 +18,7 @@ from . import (
     flux2,
     hunyuan,
     joyimage,
+    lens,
     longcat,
     mage_flow,
     pixeldit,
@@ -42,6 +43,7 @@ TINY: dict[str, Tiny] = {
     "CogVideoX": cogvideox.TINY,
     "Mage-Flow": mage_flow.TINY,
     "JoyImage": joyimage.TINY,
+    "Lens": lens.TINY,
     "PixelDiT": pixeldit.TINY,
 }
 
