@@ -196,7 +196,9 @@ def of_rows(value, rows: slice, b: int):
     """The rows of a batch of `b` of what a block was called with."""
     if isinstance(value, Tensor):
         return value[rows].clone() if len(value) == b else value.clone()
-    if isinstance(value, tuple):
+    if isinstance(value, int):
+        return value
+    if isinstance(value, (tuple, list)):
         return tuple(of_rows(part, rows, b) for part in value)
     parts = {field.name: of_rows(getattr(value, field.name), rows, b) for field in fields(value)}
     return replace(value, **parts)
@@ -227,7 +229,7 @@ class Witness:
             self.args[index] = {
                 name: of_rows(value, rows, len(args["img"]))
                 for name, value in args.items()
-                if isinstance(value, (Tensor, tuple))
+                if isinstance(value, (Tensor, tuple, list))
             }
             joint = args["txt"].shape[1] + args["img"].shape[1]
 
@@ -303,7 +305,8 @@ def test_riding_equals_being_the_prompt(tiny, space, cfg, references):
     if references and not tiny.references:
         pytest.skip("this family has no reference pictures")
     if references:  # Kontext: tokens of other pictures behind those of this one
-        more = {"reference_latents": [tiny.latent(1, 6, 9, seed=n) for n in range(references)]}
+        latents = [tiny.latent(1, *tiny.reference, seed=n) for n in range(references)]
+        more = {"reference_latents": latents}
     witness = Witness(tiny, b=2)
     latent = tiny.sample(
         witness.on(tiny.recorded(method=Method(space=space))),
@@ -326,8 +329,8 @@ def test_references_change_nothing_and_are_not_in_the_maps(tiny, method):
         pytest.skip("this family has no reference pictures")
     if method == "index_timestep_zero" and tiny is not TINY["Qwen-Image"]:
         pytest.skip("ComfyUI has this way for Qwen-Image-Edit")
-    more = {"reference_latents": [tiny.latent(1, 6, 9)], "reference_latents_method": method}
-    positive = tiny.prompt(1, **more)
+    latents = [tiny.latent(1, *tiny.reference)]
+    positive = tiny.prompt(1, reference_latents=latents, reference_latents_method=method)
     recorded = tiny.sample(tiny.recorded(), cfg=3.0, positive=positive)
     assert torch.equal(recorded, tiny.sample(tiny.model(), cfg=3.0, positive=positive))
     found = STORE.find(recorded)
@@ -344,13 +347,13 @@ def test_the_prompts_pooled_vector_does_not_reach_the_concepts(tiny):
         witness = Witness(tiny, b=2)
         prompt = tiny.prompt(1, pooled=pooled)
         tiny.sample(witness.on(tiny.model()), (2, 5, 7), steps=1, positive=prompt)
-        y = prompt[0][1]["pooled_output"].expand(2, -1)
+        given = {
+            "y": prompt[0][1]["pooled_output"].expand(2, -1),
+            "timesteps": torch.full((2,), 1000.0),
+            "num_tokens": prompt[0][0].shape[1],
+        }
         vecs.append([args["vec"] for args in witness.args.values()])
-        rides.append(
-            family.enter(
-                network, rows, witness.args[0], {"y": y, "timesteps": torch.full((2,), 1000.0)}
-            )
-        )
+        rides.append(family.enter(network, rows, witness.args[0], given))
     concepts = rides[0].concepts
     for index in range(len(family.blocks(network))):
         blocks = [ride.block(index, vec[index]) for ride, vec in zip(rides, vecs, strict=True)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.text_encoders.aura_t5 as aura_t5
 import comfy.text_encoders.flux as flux
+import comfy.text_encoders.lumina2 as lumina2
 import comfy.text_encoders.pixart_t5 as pixart
 import comfy.text_encoders.qwen_image as qwen_image
 import comfy.text_encoders.sd3_clip as sd3_clip
@@ -19,6 +20,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
 from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
 from conceptattention.conceptattention_core.hosts.comfyui.joyimage import JoyImage
 from conceptattention.conceptattention_core.hosts.comfyui.lens import Lens
+from conceptattention.conceptattention_core.hosts.comfyui.lumina import Lumina2, ZImage
 from conceptattention.conceptattention_core.hosts.comfyui.mage_flow import MageFlow
 from conceptattention.conceptattention_core.hosts.comfyui.pixeldit import PixelDiT
 from conceptattention.conceptattention_core.hosts.comfyui.qwen_image import QwenImage
@@ -88,9 +90,8 @@ def lens() -> Numbered:
     return Numbered(gpt_oss.LensTokenizer(tokenizer_data=data), "gpt_oss", dropped=97)
 
 
-def pixeldit() -> Numbered:
+def gemma_words() -> dict[str, torch.Tensor]:
     """Gemma's words come with its weights; these are the words of `TEXTS`, and bytes."""
-    pixels = pytest.importorskip("comfy.text_encoders.pixeldit")
     words = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS), model_writer=words, model_type="bpe", vocab_size=300,
@@ -98,8 +99,21 @@ def pixeldit() -> Numbered:
         normalization_rule_name="identity", remove_extra_whitespaces=False,
         pad_id=0, eos_id=1, bos_id=2, unk_id=3, minloglevel=2,
     )  # fmt: skip
-    trained = torch.frombuffer(bytearray(words.getvalue()), dtype=torch.uint8)
-    tokenizer = pixels.PixelDiTGemma2Tokenizer(tokenizer_data={"spiece_model": trained})
+    return {"spiece_model": torch.frombuffer(bytearray(words.getvalue()), dtype=torch.uint8)}
+
+
+def lumina() -> Numbered:
+    return Numbered(lumina2.LuminaTokenizer(tokenizer_data=gemma_words()), "gemma2_2b")
+
+
+def z_image() -> Numbered:
+    z = pytest.importorskip("comfy.text_encoders.z_image")
+    return Numbered(z.ZImageTokenizer(), "qwen3_4b")
+
+
+def pixeldit() -> Numbered:
+    pixels = pytest.importorskip("comfy.text_encoders.pixeldit")
+    tokenizer = pixels.PixelDiTGemma2Tokenizer(tokenizer_data=gemma_words())
     (tokens,) = tokenizer.tokenize_with_weights("cat")["gemma2_2b"]
     return Numbered(tokenizer, "gemma2_2b", dropped=len(tokens) - 300)
 
@@ -118,6 +132,8 @@ READERS = {
     "JoyImage": (JoyImage(), joyimage),
     "Lens": (Lens(), lens),
     "PixelDiT": (PixelDiT(), pixeldit),
+    "Lumina 2": (Lumina2(), lumina),
+    "Z-Image": (ZImage(), z_image),
 }
 
 
@@ -133,13 +149,13 @@ def test_a_concept_is_its_own_tokens(name):
             assert plain(clip.decode(rows)) == plain(text)
 
 
-@pytest.mark.parametrize("name", ["Qwen-Image", "Klein", "PixelDiT", "Lens"])
+@pytest.mark.parametrize("name", ["Qwen-Image", "Klein", "PixelDiT", "Lens", "Lumina 2", "Z-Image"])
 def test_a_concept_stands_where_it_stands_in_the_template(name):
     family, make = READERS[name]
     clip = make()
     length = len(clip.tokenize("red balloon")[clip.key][0])
     (rows,) = family.embed(clip, ["red balloon"])
-    assert (rows[:, -1] + length).tolist() == rows[:, 0].tolist()
+    assert (rows[:, 3] + length).tolist() == rows[:, 0].tolist()
 
 
 def test_several_text_encoders_are_refused_where_one_reads():

@@ -16,6 +16,7 @@ from .hunyuan import Hunyuan
 from .joyimage import JoyImage
 from .lens import Lens
 from .longcat import LongCat
+from .lumina import Lumina2, ZImage
 from .mage_flow import MageFlow
 from .pixeldit import PixelDiT
 from .qwen_image import QwenImage
@@ -34,6 +35,8 @@ FAMILIES: list[Family] = [
     MageFlow(),
     JoyImage(),
     Lens(),
+    Lumina2(),
+    ZImage(),
     PixelDiT(),
 ]
 

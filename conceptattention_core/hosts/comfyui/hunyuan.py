@@ -5,7 +5,6 @@ are taken. Prompts go through a refiner, in which all tokens of a text meet; so 
 refined by itself, as a text of its own. Its pooled vector is zeros, and text has no positions.
 """
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from ...recording import Grid, Time
 from .double_stream import DoubleStreamRide
 from .family import Family, Layout
-from .positions import with_column
+from .positions import apart, numbered
 from .reading import read_template
 
 LANGUAGE_MODELS = ("llama", "qwen25_7b")
@@ -46,17 +45,16 @@ class Hunyuan(Family):
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         rows = read_template(clip, words, self.name, LANGUAGE_MODELS)
-        return [with_column(own[:, :-1], [number] * len(own)) for number, own in enumerate(rows)]
+        return numbered(own[:, :-1] for own in rows)
 
     def enter(
         self, model: HunyuanVideo, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]
     ) -> DoubleStreamRide:
         txt, vec = args["txt"], args["vec"]
-        rows, owners = rows[:, :-1].to(txt), rows[:, -1]
-        starts = [0, *(owners.diff().nonzero().flatten() + 1).tolist(), len(rows)]
+        rows, lengths = apart(rows)
         refined = [
-            model.txt_in(rows[None, start:stop], conds["timesteps"][:1], None)
-            for start, stop in pairwise(starts)
+            model.txt_in(own[None], conds["timesteps"][:1], None)
+            for own in rows.to(txt).split(lengths)
         ]
         concepts = torch.cat(refined, dim=1)
         kinds = getattr(model, "cond_type_embedding", None)

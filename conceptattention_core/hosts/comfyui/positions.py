@@ -36,6 +36,17 @@ def with_column(rows: Tensor, numbers: Iterable[int]) -> Tensor:
     return torch.cat([rows.float(), column[:, None]], dim=1)
 
 
+def numbered(rows: Iterable[Tensor]) -> list[Tensor]:
+    """Rows `t n` of each concept and one more column: by its number it is told `apart` again."""
+    return [with_column(own, [number] * len(own)) for number, own in enumerate(rows)]
+
+
+def apart(rows: Tensor) -> tuple[Tensor, list[int]]:
+    """Rows without the column of `numbered`, and how many each concept has, one after another."""
+    _, counts = rows[:, -1].unique_consecutive(return_counts=True)
+    return rows[:, :-1], counts.tolist()
+
+
 def places_of(rows: Tensor, text: int) -> tuple[Tensor, Tensor]:
     """Rows without their last column, and the places `t` that it gives in a text of this length.
 

@@ -20,6 +20,7 @@ from . import (
     joyimage,
     lens,
     longcat,
+    lumina,
     mage_flow,
     pixeldit,
     qwen_image,
@@ -44,6 +45,8 @@ TINY: dict[str, Tiny] = {
     "Mage-Flow": mage_flow.TINY,
     "JoyImage": joyimage.TINY,
     "Lens": lens.TINY,
+    "Lumina 2": lumina.TINY,
+    "Z-Image": lumina.Z_IMAGE,
     "PixelDiT": pixeldit.TINY,
 }
 

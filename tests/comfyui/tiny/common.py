@@ -73,6 +73,32 @@ def around_forward(
     return around
 
 
+def in_one_sequence(
+    around: Callable[[Any, int, Patch], None], text: Callable[[dict], int]
+) -> Callable[[Any, int, Patch], None]:
+    """Let patches see apart what a block has as one: of its `img`, `text` tokens come first."""
+
+    def around_parts(model: Any, index: int, patch: Patch) -> None:
+        def parting(args: dict, original: Callable[[dict], dict]) -> dict:
+            start = text(args)
+
+            def joining(given: dict) -> dict[str, Tensor]:
+                joined = original({**given, "img": torch.cat([given["txt"], given["img"]], dim=1)})
+                return parted(joined["img"], start)
+
+            out = patch({**args, **parted(args["img"], start)}, joining)
+            return {"img": torch.cat([out["txt"], out["img"]], dim=1)}
+
+        around(model, index, parting)
+
+    return around_parts
+
+
+def parted(sequence: Tensor, text: int) -> dict[str, Tensor]:
+    """A sequence as its text and its picture."""
+    return {"txt": sequence[:, :text], "img": sequence[:, text:]}
+
+
 @dataclasses.dataclass(frozen=True)
 class Tiny:
     """What the law tests need of a family."""
@@ -112,7 +138,9 @@ class Tiny:
     needs: str = "Flux"
     """The class of comfy.supported_models that versions without the family lack."""
     references: bool = False
-    """Whether latents of other pictures may stand behind this one's."""
+    """Whether latents of other pictures may stand behind this one's, or before them."""
+    reference: tuple[int, int] = (6, 9)
+    """The h and w of such a latent."""
 
     def recorded(self, words: str = CONCEPTS, model: Any = None, **spec) -> Any:
         return record(model or self.model(), self.clip(), RecordSpec(parse(words), **spec))
