@@ -179,7 +179,9 @@ class Regions(io.ComfyNode):
         # the strength of a guided model is the whole picture's
         kept = {key: value for key, value in base[0][1].items() if key == "guidance"}
         added = []
-        for mask, name in pair(masks, names):
+        regions = pair(masks, names)
+        check_alike(regions)
+        for mask, name in regions:
             words = mentioned.get(key_of(name), None if only_mentioned[0] else name)
             if words is None or not mask.any():
                 continue
@@ -187,6 +189,22 @@ class Regions(io.ComfyNode):
             region = {"mask": mask, "mask_strength": strength[0], "set_area_to_bounds": False}
             added += [[rows, {**options, **kept, **region}] for rows, options in encoded]
         return io.NodeOutput([*base, *added])
+
+
+def check_alike(regions: list[tuple[torch.Tensor, str]]) -> None:
+    """An error unless the masks have one size and are as many; a single one does for all pictures.
+
+    The sampler scales masks to its latent, so those of different pictures would be distorted.
+    """
+    sizes = {mask.shape[1:] for mask, _ in regions}
+    batches = {len(mask) for mask, _ in regions} - {1}
+    if len(sizes) > 1 or len(batches) > 1:
+        told = ", ".join(
+            f"{name} {len(mask)} of {mask.shape[1]} x {mask.shape[2]}" for mask, name in regions
+        )
+        raise ConceptAttentionError(
+            f"The masks belong to different pictures: {told}. Connect those of one Concept Masks."
+        )
 
 
 def read_prompts(text: str, names: list[str]) -> dict[str, str]:

@@ -722,6 +722,38 @@ def test_a_region_changes_the_picture_where_its_mask_is():
     assert (weakly - plain).abs().max() < (steered - plain).abs().max() / 2
 
 
+@pytest.mark.parametrize("other", [(1, 64, 64), (3, 40, 56)])
+def test_masks_of_different_pictures_make_no_regions_together(other):
+    masks = [thirds()[0].expand(2, -1, -1), torch.ones(other)]
+    with pytest.raises(ConceptAttentionError) as refused:
+        regions(masks, ["sun", "sky"])
+    n, h, w = other
+    assert str(refused.value) == (
+        f"The masks belong to different pictures: sun 2 of 40 x 56, sky {n} of {h} x {w}. "
+        "Connect those of one Concept Masks."
+    )
+
+
+def test_a_single_mask_is_a_region_of_every_picture():
+    base = TINY_FLUX.prompt(1)
+    one, both = (
+        regions([mask, left_half()], ["a cat", "a dog"], base)
+        for mask in (left_half()[:1], left_half())
+    )
+    painted = [TINY_FLUX.sample(TINY_FLUX.model(), (2, 8, 8), positive=it) for it in (one, both)]
+    assert torch.equal(*painted)
+
+
+def test_masks_of_another_size_are_scaled_to_the_picture():
+    base = TINY_FLUX.prompt(1)
+    large = box_mask((0, 0, 128, 256), h=256, w=256).expand(2, -1, -1)
+    painted = [
+        TINY_FLUX.sample(TINY_FLUX.model(), (2, 8, 8), positive=regions([mask], ["cat"], base))
+        for mask in (large, left_half())
+    ]
+    assert torch.equal(*painted)
+
+
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_recording_changes_nothing_beside_regions_and_is_found(cfg):
     second = box_mask((10, 20, 60, 60), h=64, w=64)
