@@ -49,7 +49,7 @@ def save(out: Path, image: Picture, maps: ConceptMaps, b: int, spec: MaskSpec) -
     files = file_names(names)
     (out / "masks").mkdir(parents=True, exist_ok=True)
     (out / "heatmaps").mkdir(exist_ok=True)
-    sharp = sharpen(maps, to_image(image)[None])  # once: it costs more than all the rest
+    sharp = sharpen(maps, to_image(image)[None], spec)  # once: it costs more than all the rest
     pixels = sharp if spec.edges else upsample(maps.maps, maps.grid, size)
     masks, labels = draw(maps, spec=spec, pixels=pixels)[:, 0], strongest(sharp[0])
     for name, mask in zip(files, masks, strict=True):

@@ -20,6 +20,10 @@ class MaskSpec:
 
     edges: bool = True
     """Let maps follow the edges of the picture, where there is one."""
+    radius: int = 0
+    """How far an edge is looked for, in pixels of the picture. 0: about a patch."""
+    smoothness: float = refine.SMOOTHNESS
+    """Variance of colour (0..1, squared) below which the picture counts as flat."""
     threshold: str = "mean"
     amount: float = 0.5
     """Those of `thresholds.THRESHOLDS`."""
@@ -41,6 +45,10 @@ class MaskSpec:
     """Pixels to each side of an edge over which it is softened."""
 
     def __post_init__(self):
+        if self.radius < 0:
+            raise ConceptAttentionError(f"A radius is 0 pixels or more, got {self.radius}.")
+        if not self.smoothness > 0:
+            raise ConceptAttentionError(f"The smoothness must be above 0, got {self.smoothness}.")
         if not self.contrast > 0:
             raise ConceptAttentionError(f"The contrast must be above 0, got {self.contrast}.")
         if not 0 <= self.islands <= 1:
@@ -66,14 +74,17 @@ def upsample(maps: Tensor, grid: Grid, size: tuple[int, int] | None = None) -> T
     return _within(pixels, maps)
 
 
-def sharpen(maps: ConceptMaps, image: Tensor) -> Tensor:
-    """The maps on the pixels of their pictures `b h w rgb`, 0..1, with its edges: `b c h w`."""
+def sharpen(maps: ConceptMaps, image: Tensor, spec: MaskSpec = MaskSpec()) -> Tensor:
+    """The maps on the pixels of their pictures `b h w rgb`, 0..1, with its edges: `b c h w`.
+
+    Of `spec` the radius and the smoothness count.
+    """
     h, w = image.shape[1:3]
     pixels = upsample(maps.maps, maps.grid, (h, w))
     guide = rearrange(image[..., :3], "b h w rgb -> b rgb h w").to(pixels)
     # a patch covers more pixels in a picture that was looked at in a smaller size
-    radius = round(refine.RADIUS * max(1.0, h / maps.grid.h))
-    return _within(refine.follow_edges(pixels, guide, radius), maps.maps)
+    radius = spec.radius or round(refine.RADIUS * max(1.0, h / maps.grid.h))
+    return _within(refine.follow_edges(pixels, guide, radius, spec.smoothness), maps.maps)
 
 
 def draw(
@@ -97,7 +108,7 @@ def draw(
             f"No concept was named. Recorded: {', '.join(maps.concepts.names)}."
         )
     if pixels is None and image is not None and spec.edges:
-        pixels = sharpen(maps, image)
+        pixels = sharpen(maps, image, spec)
     elif pixels is None:
         size = size if image is None else (image.shape[1], image.shape[2])
         pixels = upsample(maps.maps, maps.grid, size)

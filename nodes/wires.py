@@ -16,6 +16,7 @@ from ..conceptattention_core.concepts import MOST_CONCEPTS
 from ..conceptattention_core.maps import SCALES, ConceptMaps
 from ..conceptattention_core.masks import MaskSpec
 from ..conceptattention_core.recording import TOKENS
+from ..conceptattention_core.refine import SMOOTHNESS
 from ..conceptattention_core.thresholds import THRESHOLDS
 
 ConceptMapsWire = io.Custom("CONCEPT_MAPS")
@@ -252,6 +253,29 @@ def finish_inputs() -> list[io.Input]:
                 "What is farther away stays exact.",
             )
         ),
+        advanced(
+            io.Int.Input(
+                "edge_radius",
+                optional=True,
+                default=0,
+                min=0,
+                max=512,
+                tooltip="For 'edges': how far around a pixel edges are looked for, in pixels of "
+                "the image. 0: 16, and more where the image is larger than what the model saw.",
+            )
+        ),
+        advanced(
+            io.Float.Input(
+                "edge_smoothness",
+                optional=True,
+                default=SMOOTHNESS,
+                min=0.0001,
+                max=1.0,
+                step=0.0001,
+                tooltip="For 'edges': variance of colour (0 to 1, squared) below which the image "
+                "counts as flat. Less follows fainter edges and grain, more only strong ones.",
+            )
+        ),
     ]
 
 
@@ -267,10 +291,14 @@ def mask_spec(
     largest: bool = False,
     grow: int = 0,
     feather: int = 0,
+    edge_radius: int = 0,
+    edge_smoothness: float = SMOOTHNESS,
 ) -> MaskSpec:
     """What `mask_inputs` and `finish_inputs` were set to."""
     return MaskSpec(
         edges=edges,
+        radius=edge_radius,
+        smoothness=edge_smoothness,
         threshold=threshold,
         amount=level,
         soft=soft,

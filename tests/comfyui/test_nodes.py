@@ -35,7 +35,8 @@ TINY_FLUX = TINY["Flux.1"]
 # An input may be added if it is optional or has a default.
 FINISH = {
     "edges": "BOOLEAN", "contrast": "FLOAT", "fill_holes": "BOOLEAN", "islands": "FLOAT",
-    "largest": "BOOLEAN", "grow": "INT", "feather": "INT",
+    "largest": "BOOLEAN", "grow": "INT", "feather": "INT", "edge_radius": "INT",
+    "edge_smoothness": "FLOAT",
 }  # fmt: skip
 PUBLISHED = {
     "ConceptAttentionRecord": (

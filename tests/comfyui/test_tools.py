@@ -1066,7 +1066,8 @@ WIDGETS = {
     "level": st.floats(0, 1), "soft": st.booleans(), "keep_absent": st.booleans(),
     "edges": st.booleans(), "contrast": st.floats(0.1, 20), "fill_holes": st.booleans(),
     "islands": st.floats(0, 20), "largest": st.booleans(), "grow": st.integers(-6, 6),
-    "feather": st.integers(0, 6),
+    "feather": st.integers(0, 6), "edge_radius": st.integers(0, 40),
+    "edge_smoothness": st.floats(1e-4, 1),
 }  # fmt: skip
 
 
@@ -1080,7 +1081,8 @@ def test_what_the_widgets_say_is_how_masks_are_drawn(widgets, seed):
         edges=widgets["edges"], threshold=widgets["threshold"], amount=widgets["level"],
         soft=widgets["soft"], contrast=widgets["contrast"], keep_absent=widgets["keep_absent"],
         holes=widgets["fill_holes"], islands=widgets["islands"] / 100, largest=widgets["largest"],
-        grow=widgets["grow"], feather=widgets["feather"],
+        grow=widgets["grow"], feather=widgets["feather"], radius=widgets["edge_radius"],
+        smoothness=widgets["edge_smoothness"],
     )  # fmt: skip
     expected = draw(maps, spec=spec, image=pixels)
     masks, _ = run(Masks, maps=maps, image=pixels, **widgets)

@@ -6,7 +6,13 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError, refine
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.masks import sharpen, split, union, upsample
+from conceptattention.conceptattention_core.masks import (
+    MaskSpec,
+    sharpen,
+    split,
+    union,
+    upsample,
+)
 from conceptattention.conceptattention_core.recording import Grid
 from conceptattention.conceptattention_core.thresholds import THRESHOLDS
 from hypothesis import given
@@ -261,11 +267,43 @@ def test_masks_follow_the_edges_of_the_picture(border):
     assert bounds(plain) == [0, 64, 32, 64]
 
 
-@given(seed=st.integers(0, 20), size=st.tuples(st.integers(8, 150), st.integers(8, 150)))
-def test_with_edges_maps_still_share_one_and_stay_within_their_values(seed, size):
+def test_an_edge_is_looked_for_as_far_as_the_radius():
+    grid = Grid.of_latent(16, 16)
+    maps = territories([[0] * 4 + [1] * 4] * 8, "left, right", grid)  # patches meet at 64
+    image = two_tones(128, 128, 84)
+    how = {"threshold": "competition", "image": image}
+    near = draw(maps, ["right"], radius=4, **how)[0, 0]
+    far = draw(maps, ["right"], radius=40, **how)[0, 0]
+    assert bounds(near)[2] <= 64
+    assert abs(bounds(far)[2] - 84) <= 4  # of so wide a window every tenth pixel counts
+    assert torch.equal(draw(maps, radius=16, **how), draw(maps, **how))
+
+
+def test_a_radius_counts_pixels_of_the_picture():
+    maps = soft_maps(b=1)  # 104 x 56 pixels
+    image = torch.rand(1, 208, 112, 3, generator=torch.Generator().manual_seed(0))
+    plain = draw(maps, image=image, soft=True)
+    assert torch.equal(draw(maps, image=image, soft=True, radius=32), plain)
+    assert not torch.equal(draw(maps, image=image, soft=True, radius=16), plain)
+
+
+def test_an_edge_fainter_than_the_smoothness_is_none():
+    maps = territories([[0, 0, 1, 1]] * 4, "left, right", Grid.of_latent(8, 8))
+    image = two_tones(64, 64, 38) * 0.05
+    how = {"threshold": "competition", "image": image}
+    assert bounds(draw(maps, ["right"], smoothness=1e-6, **how)[0, 0]) == [0, 64, 38, 64]
+    assert bounds(draw(maps, ["right"], smoothness=1.0, **how)[0, 0]) == [0, 64, 32, 64]
+
+
+@given(
+    seed=st.integers(0, 20),
+    size=st.tuples(st.integers(8, 150), st.integers(8, 150)),
+    radius=st.sampled_from([0, 0, 1, 3, 50, 512]),
+)
+def test_with_edges_maps_still_share_one_and_stay_within_their_values(seed, size, radius):
     maps = soft_maps(seed=seed)
     image = torch.rand(2, *size, 3, generator=torch.Generator().manual_seed(seed))
-    pixels = sharpen(maps, image)
+    pixels = sharpen(maps, image, MaskSpec(radius=radius))
     assert pixels.shape == (2, 3, *size)
     low, high = maps.maps.amin((2, 3), keepdim=True), maps.maps.amax((2, 3), keepdim=True)
     assert ((pixels >= low) & (pixels <= high)).all()
@@ -348,6 +386,8 @@ def test_finishing_takes_its_steps_in_the_order_it_states():
         ({"contrast": 0}, "contrast must be above 0"),
         ({"islands": 1.5}, "must lie between 0 and 1"),
         ({"feather": -1}, "0 pixels or more"),
+        ({"radius": -1}, "0 pixels or more"),
+        ({"smoothness": 0.0}, "smoothness must be above 0"),
     ],
 )
 def test_what_cannot_be_finished_is_refused(settings, told):
