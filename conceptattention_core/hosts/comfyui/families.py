@@ -12,13 +12,16 @@ from .cogvideox import CogVideoX
 from .family import Family
 from .flux import Flux
 from .flux2 import Flux2
+from .hidream import HiDream
 from .hunyuan import Hunyuan
 from .joyimage import JoyImage
+from .krea2 import Krea2
 from .lens import Lens
 from .longcat import LongCat
 from .lumina import Lumina2, ZImage
 from .mage_flow import MageFlow
 from .pixeldit import PixelDiT
+from .mochi import Mochi
 from .qwen_image import QwenImage
 from .sd3 import SD3
 
@@ -32,16 +35,24 @@ FAMILIES: list[Family] = [
     AuraFlow(),
     Hunyuan(),
     CogVideoX(),
+    Mochi(),
     MageFlow(),
     JoyImage(),
     Lens(),
     Lumina2(),
     ZImage(),
+    Krea2(),
     PixelDiT(),
+    HiDream(),
 ]
 
 
 def find(model: nn.Module) -> Family:
+    if any(type(part).__name__.startswith("Nunchaku") for part in model.modules()):
+        raise ConceptAttentionError(
+            "Nunchaku runs a model in blocks of its own, in which concepts cannot ride. Load the "
+            "model without Nunchaku, in eight bits or as GGUF if memory is short."
+        )
     for family in FAMILIES:
         if family.matches(model):
             return family
