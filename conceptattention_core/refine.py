@@ -112,6 +112,14 @@ def split(mask: np.ndarray, least: float = 0.0) -> list[np.ndarray]:
     return [_keep(mask, parts, np.arange(len(areas)) == index) for index in order]
 
 
+def find_middle(mask: np.ndarray) -> tuple[int, int]:
+    """Row and column of a pixel inside, as far as can be from outside and the picture's sides."""
+    inside = np.pad((mask > 0.5).astype(np.uint8), 1)
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return int(row), int(column)
+
+
 def grow(mask: np.ndarray, pixels: int) -> np.ndarray:
     """Larger by this many pixels on every side, or smaller if negative."""
     change = cv2.dilate if pixels > 0 else cv2.erode

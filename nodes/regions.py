@@ -1,5 +1,6 @@
-"""Masks as places: boxes for detectors and detailers, regions for prompts."""
+"""Masks as places: boxes and points for detectors and detailers, regions for prompts."""
 
+import json
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.concepts import key_of
 from ..conceptattention_core.layers import find_bounds
 from ..conceptattention_core.masks import split
+from ..conceptattention_core.refine import find_middle
 from .layers import pair
 from .wires import advanced, masks_input, names_input, schema
 
@@ -34,9 +36,9 @@ class Boxes(io.ComfyNode):
         return schema(
             "ConceptAttentionBoxes",
             "Concept Boxes",
-            description="The box around each mask, for core's box nodes, for detailers (SEGS) and "
-            "for SAM.",
-            search_aliases=["concept attention", "bbox", "segs", "bounding box", "detailer"],
+            description="The box around each mask and points inside it, for core's box nodes and "
+            "SAM 3, and for detailers (SEGS).",
+            search_aliases=["concept attention", "bbox", "segs", "bounding box", "detailer", "sam"],
             inputs=[
                 io.Mask.Input("mask", tooltip="From Concept Masks."),
                 io.String.Input(
@@ -74,7 +76,8 @@ class Boxes(io.ComfyNode):
             outputs=[
                 BoxWire.Output(
                     display_name="bounding boxes",
-                    tooltip="For core: for each picture a list of boxes (x, y, width, height).",
+                    tooltip="For core, SAM 3 too: for each picture a list of boxes (x, y, width, "
+                    "height).",
                 ),
                 io.BBOX.Output(
                     display_name="bbox",
@@ -82,6 +85,11 @@ class Boxes(io.ComfyNode):
                 ),
                 io.SEGS.Output(
                     display_name="segs", tooltip="Of the first picture, for the Impact Pack."
+                ),
+                io.String.Output(
+                    display_name="points",
+                    tooltip="Of the first picture, for 'positive_coords' of core's SAM 3: the "
+                    "middle of each part of the mask, as JSON.",
                 ),
             ],
         )
@@ -102,7 +110,15 @@ class Boxes(io.ComfyNode):
         ]
         size = tuple(mask.shape[1:])
         segments = [_to_segment(part, bounds, name, crop_factor) for part, bounds in found[0]]
-        return io.NodeOutput(boxes, [bounds for _, bounds in found[0]], (size, segments))
+        return io.NodeOutput(
+            boxes, [bounds for _, bounds in found[0]], (size, segments), _to_points(mask[0])
+        )
+
+
+def _to_points(mask: torch.Tensor) -> str:
+    """One point inside each part of a mask `h w`, as JSON."""
+    parts = [part for part in split(mask[None], SPECK)[:, 0].numpy() if part.any()]
+    return json.dumps([{"x": x, "y": y} for y, x in map(find_middle, parts)])
 
 
 def _to_segment(

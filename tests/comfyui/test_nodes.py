@@ -118,7 +118,7 @@ PUBLISHED = {
             "mask": "MASK", "name": "STRING", "each_part": "BOOLEAN", "margin": "INT",
             "crop_factor": "FLOAT",
         },
-        ["BOUNDING_BOX", "BBOX", "SEGS"],
+        ["BOUNDING_BOX", "BBOX", "SEGS", "STRING"],
     ),
     "ConceptAttentionRegions": (
         {

@@ -525,7 +525,7 @@ def edges_of(boxes: list[dict]) -> list[tuple[int, int, int, int]]:
 
 def test_a_box_holds_the_mask_and_no_pixel_more():
     mask = box_mask((3, 4, 9, 20), (30, 10, 31, 11))
-    (boxes,), bbox, segs = run(Boxes, mask=mask, name="sun")
+    (boxes,), bbox, segs, _ = run(Boxes, mask=mask, name="sun")
     assert boxes == [{"x": 3, "y": 4, "width": 28, "height": 16, "label": "sun"}]
     assert bbox == [(3, 4, 31, 20)]
     assert [segment.bbox for segment in segs[1]] == bbox
@@ -533,7 +533,7 @@ def test_a_box_holds_the_mask_and_no_pixel_more():
 
 def test_each_part_gets_a_box_the_largest_first():
     parts = [(30, 10, 33, 12), (3, 4, 9, 20), (50, 38, 56, 40)]
-    (boxes,), bbox, segs = run(Boxes, mask=box_mask(*parts), name="sun", each_part=True)
+    (boxes,), bbox, segs, _ = run(Boxes, mask=box_mask(*parts), name="sun", each_part=True)
     expected = [parts[i] for i in (1, 2, 0)]
     assert edges_of(boxes) == bbox == [segment.bbox for segment in segs[1]] == expected
 
@@ -542,7 +542,7 @@ def test_each_part_gets_a_box_the_largest_first():
 @given(st.integers(0, 50), st.integers(0, 36), st.integers(0, 60))
 def test_a_margin_widens_a_box_as_far_as_the_picture_goes(left, top, margin):
     mask = box_mask((left, top, left + 5, top + 3))
-    (boxes,), bbox, _ = run(Boxes, mask=mask, name="a", margin=margin)
+    (boxes,), bbox, *_ = run(Boxes, mask=mask, name="a", margin=margin)
     expected = (
         max(0, left - margin), max(0, top - margin),
         min(56, left + 5 + margin), min(40, top + 3 + margin),
@@ -552,15 +552,15 @@ def test_a_margin_widens_a_box_as_far_as_the_picture_goes(left, top, margin):
 
 @pytest.mark.parametrize("each_part", [False, True])
 def test_an_empty_mask_has_no_boxes(each_part):
-    boxes, bbox, segs = run(Boxes, mask=box_mask(), name="sun", each_part=each_part, margin=5)
-    assert (boxes, bbox, segs) == ([[]], [], ((40, 56), []))
+    found = run(Boxes, mask=box_mask(), name="sun", each_part=each_part, margin=5)
+    assert found == ([[]], [], ((40, 56), []), "[]")
 
 
 def test_each_picture_of_a_batch_has_its_own_boxes():
     masks = torch.cat(
         [box_mask(), box_mask((1, 2, 3, 4), (20, 20, 30, 30)), box_mask((5, 6, 7, 8))]
     )
-    boxes, bbox, segs = run(Boxes, mask=masks, name="sun", each_part=True)
+    boxes, bbox, segs, _ = run(Boxes, mask=masks, name="sun", each_part=True)
     assert [edges_of(one) for one in boxes] == [
         [], [(20, 20, 30, 30), (1, 2, 3, 4)], [(5, 6, 7, 8)]
     ]  # fmt: skip
@@ -622,6 +622,58 @@ def test_core_draws_the_boxes_where_the_masks_are():
     assert find_bounds(touched[0]) == (10, 12, 41, 31)  # its lines end on the box's sides
     assert not touched[0, 15:28, 13:38].any()
     assert not touched[1].any()
+
+
+@pytest.mark.parametrize("each_part", [False, True])
+def test_a_point_lies_inside_each_part_the_largest_first(each_part):
+    parts = [(3, 4, 10, 21), (30, 10, 35, 13), (50, 38, 51, 39)]  # the last one is a speck
+    masks = torch.cat([box_mask(*parts), box_mask((0, 0, 56, 40))])
+    points = json.loads(run(Boxes, mask=masks, name="sun", each_part=each_part)[3])
+    assert len(points) == 2
+    for point, (left, top, right, bottom) in zip(points, parts):
+        assert left + 1 <= point["x"] < right - 1 and top + 1 <= point["y"] < bottom - 1
+
+
+class Sam3:
+    """Core's SAM 3 without weights: it notes what it is asked and answers with the same shape."""
+
+    def __init__(self):
+        self.model = self.diffusion_model = self
+        self.boxes, self.points = [], []
+
+    def get_dtype(self):
+        return torch.float32
+
+    def forward_segment(self, frame, point_inputs=None, box_inputs=None, mask_inputs=None):
+        if point_inputs is not None:
+            assert point_inputs["point_labels"].eq(1).all()
+            self.points.append(point_inputs["point_coords"][0])
+        if box_inputs is not None:
+            self.boxes.append(box_inputs[0])
+        return torch.ones(1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("each_part", [False, True])
+def test_core_s_sam_3_gets_boxes_and_points_where_the_parts_are(monkeypatch, each_part):
+    sam = pytest.importorskip("comfy_extras.nodes_sam3")
+    monkeypatch.setattr(sam.comfy.model_management, "load_model_gpu", lambda model: None)
+    inputs = {one.id: one.io_type for one in sam.SAM3_Detect.GET_SCHEMA().inputs}
+    types = [one.io_type for one in Boxes.GET_SCHEMA().outputs]
+    assert (inputs["bboxes"], inputs["positive_coords"]) == (types[0], types[3])
+    parts = [(3, 4, 10, 21), (30, 10, 35, 13)]
+    boxes, _, _, points = run(Boxes, mask=box_mask(*parts), name="sun", each_part=each_part)
+    model = Sam3()
+    call(sam.SAM3_Detect, model=model, image=picture(), bboxes=boxes, positive_coords=points)
+    scale = torch.tensor([56, 40]) / 1008
+    asked = [(box * scale).flatten().round().int().tolist() for box in model.boxes]
+    assert asked == [list(part) for part in parts] if each_part else asked == [[3, 4, 35, 21]]
+    (coords,) = model.points
+    for (x, y), (left, top, right, bottom) in zip(coords * scale, parts, strict=True):
+        assert left < x < right and top < y < bottom
+    empty = run(Boxes, mask=box_mask(), name="sun")
+    model = Sam3()
+    call(sam.SAM3_Detect, model=model, image=picture(), bboxes=empty[0], positive_coords=empty[3])
+    assert not model.boxes and not model.points
 
 
 # --- Prompt Regions -------------------------------------------------------------------------------
@@ -1180,6 +1232,9 @@ def tools() -> dict:
         "second": again["sampler"],
         "decoded": node("VAEDecode", samples=["second", 0], vae=["demo", 2]),
         "steered": node("PreviewImage", images=["decoded", 0]),
+        "boxes": node("ConceptAttentionBoxes", mask=["masks", 0], name=["masks", 1],
+                      each_part=True, margin=0, crop_factor=2.0),
+        "shown points": node("PreviewAny", source=["boxes", 3]),
         "gate": node("ConceptAttentionGate", **seen, names="", coverage=0.0),
         "passed": node("PreviewImage", images=["gate", 0]),
     }  # fmt: skip
@@ -1221,6 +1276,10 @@ def test_all_tools_work_on_a_server(server):
     (text,) = result.outputs["scores"]["text"]
     assert all(word in text for word in words)
     assert result.outputs["psd"]["text"] == ["x_00001_.psd"]
+    points = [json.loads(text) for text in result.outputs["shown points"]["text"]]
+    for mask, own in zip(masks[:, 0], points, strict=True):
+        assert bool(own) == mask.any()
+        assert all(mask[point["y"], point["x"]] == 255 for point in own)
     psd = pytest.importorskip("psd_tools").PSDImage.open(
         server.folder / "output" / "tools" / "x_00001_.psd"
     )

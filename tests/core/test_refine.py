@@ -70,6 +70,19 @@ def test_parts_are_disjoint_and_together_the_mask(mask):
         assert np.array_equal(refine.keep_largest(mask), parts[0])
 
 
+@given(MASKS.filter(np.any))
+def test_the_middle_lies_inside_as_deep_as_can_be(mask):
+    row, column = refine.find_middle(mask)
+    assert mask[row, column] == 1
+    depth = distances(np.pad(mask, 1), 0)[1:-1, 1:-1]
+    assert depth[row, column] >= depth.max() - 0.5  # distances are nearly exact
+
+
+def test_the_middle_of_a_ring_lies_on_the_ring():
+    ring = picture("####### ####### ##...## ##...## ##...## ####### #######")
+    assert ring[refine.find_middle(ring)] == 1
+
+
 @given(MASKS, st.integers(0, 30), st.floats(0, 0.3))
 def test_an_empty_or_full_mask_stays_so(mask, pixels, least):
     for value in (0, 1):
