@@ -66,7 +66,7 @@ def measure(hidden: int, side: int, rounds: int, blocks: int) -> dict[str, list[
 
     def look() -> None:
         handles = list(hang_on_blocks(ears))
-        ears.forward = Forward(tour, grid, transformer, call, stops=True)
+        ears.forward = Forward(tour, grid, transformer, call, 1, stops=True)
         try:
             transformer(**call)
         except Enough:

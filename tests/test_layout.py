@@ -81,10 +81,10 @@ def imports(module: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def is_family(tree: ast.Module) -> bool:
-    """A model family is what can tell its own model; a Protocol only says how."""
+    """A model family is what can tell its own model; a Protocol or an ABC only says how."""
     return any(
         isinstance(node, ast.ClassDef)
-        and not any(ast.unparse(base).endswith("Protocol") for base in node.bases)
+        and not any(ast.unparse(base).endswith(("Protocol", "ABC")) for base in node.bases)
         and any(isinstance(d, ast.FunctionDef) and d.name == "matches" for d in node.body)
         for node in tree.body
     )
@@ -190,6 +190,44 @@ def test_requirements_and_pyproject_agree():
     assert asked
     lines = (ROOT / "requirements.txt").read_text().split()
     assert re.findall(r'"(.+?)"', asked[1]) == lines
+
+
+def test_the_registry_gets_what_it_asks_for():
+    """What https://docs.comfy.org/registry/specifications demands of pyproject.toml."""
+    tomllib = pytest.importorskip("tomllib")
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project, comfy = whole["project"], whole["tool"]["comfy"]
+    assert re.fullmatch(r"[a-z][a-z0-9._-]{0,99}", project["name"])
+    assert "comfy" not in project["name"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert f"## {project['version']}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert project["description"] and (ROOT / project["readme"]).exists()
+    assert project["license"] == "Apache-2.0" and (ROOT / "LICENSE").exists()
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", comfy["PublisherId"])
+    assert comfy["DisplayName"]
+    for name in ("Icon", "Banner"):  # empty as long as nobody hosts them
+        assert re.fullmatch(r"(https://\S+\.(png|jpg|svg|gif))?", comfy[name])
+    oldest = re.fullmatch(r">=(\d+\.\d+\.\d+)", comfy["requires-comfyui"])
+    assert oldest
+    assert f"ComfyUI {oldest[1]} or newer" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_registrys_pictures_have_its_sizes():
+    image = pytest.importorskip("PIL.Image")
+    with image.open(ROOT / "docs" / "images" / "icon.png") as icon:
+        assert icon.width == icon.height <= 400
+    with image.open(ROOT / "docs" / "images" / "banner.png") as banner:
+        assert banner.width / banner.height == pytest.approx(21 / 9)
+
+
+def test_nothing_that_the_registry_refuses():
+    """No exec, no eval, no two statements in a line: the rules of `comfy node validate`."""
+    ruff = shutil.which("ruff")
+    if not ruff:
+        pytest.skip("no ruff here")
+    rules = ["check", "--isolated", "--no-cache", "--select", "S102,S307,E702"]
+    told = subprocess.run([ruff, *rules, ROOT], capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout
 
 
 HOME_FOLDERS = re.compile(rb"(?<![\w.~/-])/(?:root|work|home/\w+|Users/\w+)/|\b[A-Z]:\\Users\\\w")

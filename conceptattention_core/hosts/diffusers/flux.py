@@ -5,7 +5,7 @@ the origin, where RoPE is the identity (arXiv 2502.04320, section 4 and the auth
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from ... import ConceptAttentionError
 from ...attention import ImageVectors
 from ...recording import Grid
+from .family import Family, see
+from .joint_attention import TextSide, image_vectors
 
 LENGTH, LENGTH_SCHNELL = 512, 256  # tokens
 
 
-class Flux:
+class Flux(Family):
     name = "Flux.1"
-    time_unit = 1000
 
     def matches(self, transformer: Any) -> bool:
         return isinstance(transformer, FluxTransformer2DModel)
@@ -62,9 +63,6 @@ class Flux:
         own = tokens["special_tokens_mask"].to(encoded.device) == 0
         return [rows[kept] for rows, kept in zip(encoded, own, strict=True)]
 
-    def patch_pixels(self, pipe: Any) -> int:
-        return 2 * pipe.vae_scale_factor
-
     def grid(self, pipe: FluxPipeline, call: Mapping[str, Any]) -> Grid:
         ids = call["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids  # a batch axis is deprecated, not gone
@@ -78,10 +76,8 @@ class Flux:
         return Grid.of_latent(2 * y, 2 * x, patch=2, scale=pipe.vae_scale_factor)
 
     def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
-        vae = pipe.vae
-        with torch.no_grad():
-            latent = vae.encode(pictures.to(pipe._execution_device, vae.dtype) * 2 - 1).latent_dist
-        return (latent.mode() - vae.config.shift_factor) * vae.config.scaling_factor
+        config = pipe.vae.config
+        return (see(pipe, pictures) - config.shift_factor) * config.scaling_factor
 
     def prepare(
         self, pipe: Any, shape: torch.Size, caption: str, length: int
@@ -119,13 +115,11 @@ class Flux:
         concepts = transformer.context_embedder(rows.to(call["encoder_hidden_states"]))
         clocks = [call["timestep"], call.get("guidance")]
         temb = transformer.time_text_embed(
-            *(clock.to(image) * 1000 for clock in clocks if clock is not None),
-            torch.zeros_like(call["pooled_projections"]),
+            *(clock[:1].to(image) * 1000 for clock in clocks if clock is not None),
+            torch.zeros_like(call["pooled_projections"][:1]),
         )
         cos, sin = (table[text.shape[1] :] for table in first["image_rotary_emb"])
-        return FluxRide(
-            transformer.transformer_blocks, concepts.expand(len(image), -1, -1), temb, (cos, sin)
-        )
+        return FluxRide(transformer.transformer_blocks, concepts[None], temb, (cos, sin))
 
 
 @dataclass(frozen=True)
@@ -135,53 +129,11 @@ class FluxRide:
     temb: Tensor
     positions: tuple[Tensor, Tensor]  # cos and sin of the image, p d
 
-    def block(self, index: int) -> "FluxBlock":
-        return FluxBlock(self.blocks[index], self.temb)
+    def block(self, index: int) -> TextSide:
+        return TextSide(self.blocks[index], self.temb)
 
     def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> ImageVectors:
+        positions = tuple(table[: q.shape[1]] for table in self.positions)
         attention: Any = self.blocks[index].attn
-        q, k, v = (_split(x, attention.heads) for x in (q, k, v))
-        cos, sin = (table[: k.shape[2]] for table in self.positions)
         place: Any = apply_rotary_emb  # annotated too narrowly
-        return ImageVectors(
-            keys=place(attention.norm_k(k), (cos, sin)),
-            values=v,
-            outputs=outputs,
-            unplaced_queries=lambda: attention.norm_q(q),
-            queries=lambda: place(attention.norm_q(q), (cos, sin)),
-        )
-
-
-@dataclass
-class FluxBlock:
-    block: Any  # a FluxTransformerBlock
-    temb: Tensor
-    gates: list[Tensor] = field(default_factory=list)
-    """Attention gate, then shift, scale and gate of the MLP: they come with the first norm."""
-
-    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        modulated, *self.gates = self.block.norm1_context(concepts, emb=self.temb)
-        attention = self.block.attn
-        if attention.fused_projections:
-            projected = attention.to_added_qkv(modulated).chunk(3, dim=-1)
-        else:
-            layers = (attention.add_q_proj, attention.add_k_proj, attention.add_v_proj)
-            projected = [layer(modulated) for layer in layers]
-        q, k, v = (_split(x, attention.heads) for x in projected)
-        return attention.norm_added_q(q), attention.norm_added_k(k), v
-
-    def place(self, heads: Tensor) -> Tensor:
-        return heads  # at the origin
-
-    def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
-        gate, shift, scale, mlp_gate = (by[:, None] for by in self.gates)
-        concepts = concepts + gate * self.block.attn.to_add_out(attended)
-        modulated = self.block.norm2_context(concepts) * (1 + scale) + shift
-        concepts = concepts + mlp_gate * self.block.ff_context(modulated)
-        if concepts.dtype == torch.float16:  # the block guards its own text stream the same way
-            concepts = concepts.clip(-65504, 65504)
-        return concepts
-
-
-def _split(x: Tensor, heads: int) -> Tensor:
-    return rearrange(x, "b n (head d) -> b head n d", head=heads)
+        return image_vectors(attention, q, k, v, outputs, lambda heads: place(heads, positions))

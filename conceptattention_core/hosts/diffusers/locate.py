@@ -47,7 +47,7 @@ def locate(
             hooks.callback(handle.remove)
         for place, level, noise in draw_looks(how, latent):
             call = arguments(blend(latent, noise, level), level)
-            ears.forward = Forward(tour, grid, transformer, call, stops=True)
+            ears.forward = Forward(tour, grid, transformer, call, len(latent), stops=True)
             try:
                 transformer(**call, return_dict=False)
             except Enough:

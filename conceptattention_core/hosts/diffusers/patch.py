@@ -24,7 +24,8 @@ from ...attention import step
 from ...locating import Enough
 from ...ranges import select
 from ...recording import Grid, Recorder, Recording, RecordSpec, board
-from .families import Family, Ride, find
+from .families import find
+from .family import Family, Ride
 
 PROJECTIONS = ("to_q", "to_k", "to_v")
 FUSED = "to_qkv"
@@ -96,12 +97,13 @@ def hang_on_blocks(ears: "Ears") -> Iterator[RemovableHandle]:
     for index, block in enumerate(blocks[: tour.blocks.stop]):
         arrive = partial(ears.before_block, index)
         yield block.register_forward_pre_hook(arrive, with_kwargs=True)
+        attention = tour.family.attention(block)
         for name in (*PROJECTIONS, FUSED):
-            if hasattr(block.attn, name):
+            if hasattr(attention, name):
                 hear = partial(ears.after_projection, index, name)
-                yield getattr(block.attn, name).register_forward_hook(hear)
+                yield getattr(attention, name).register_forward_hook(hear)
         attended = partial(ears.before_output_projection, index)
-        yield block.attn.to_out[0].register_forward_pre_hook(attended)
+        yield attention.to_out[0].register_forward_pre_hook(attended)
 
 
 class Ears:
@@ -154,8 +156,10 @@ class Listener(Ears):
         call = _named(transformer, args, kwargs)
         if self.run is None or self.pipe.scheduler.timesteps is not self.run.timesteps:
             self.run, self._recording = Run(self.tour, self.pipe, call), None
-        positive = self.run.is_positive(call)
-        self.forward = Forward(self.tour, self.run.grid, transformer, call) if positive else None
+        if not self.run.is_positive(call):
+            self.forward = None
+            return
+        self.forward = Forward(self.tour, self.run.grid, transformer, call, self.run.pictures)
 
     def after_call(self, transformer: nn.Module, args: tuple, output: Any) -> None:
         if self.run is not None and self.forward is not None:
@@ -177,6 +181,9 @@ class Run:
         self.recorder = Recorder(
             tour.spec, self.grid, tour.blocks, len(self.schedule), tour.family.name
         )
+        self.pictures = len(call["hidden_states"])
+        if tour.family.guided_at_once and getattr(pipe, "guidance_scale", 1) > 1:
+            self.pictures //= 2
         self.before: tuple[Tensor, ...] | None = None  # timestep and latents of the last call
 
     def is_positive(self, call: Mapping[str, Any]) -> bool:
@@ -203,7 +210,8 @@ class Run:
 class Forward:
     """One call of the transformer: the concepts on their way through its blocks.
 
-    One that `stops` raises `Enough` at their end.
+    They ride with the last `pictures` of its batch; before these may come the same ones for the
+    negative prompt. A forward that `stops` raises `Enough` at their end.
     """
 
     def __init__(
@@ -212,10 +220,12 @@ class Forward:
         grid: Grid,
         transformer: nn.Module,
         call: Mapping[str, Any],
+        pictures: int,
         stops: bool = False,
     ):
         self.tour, self.grid, self.transformer, self.call = tour, grid, transformer, call
-        self.stops = stops
+        self.pictures, self.stops = pictures, stops
+        self.patches = slice(0)
         self.ride: Ride | None = None
         self.concepts: Tensor | None = None
         self.mean = tour.mean
@@ -231,9 +241,12 @@ class Forward:
     def arrive(self, index: int, args: Mapping[str, Any]) -> None:
         """The concepts enter with the first block."""
         if index == 0 and self.ride is None:
-            self.ride = self.tour.family.enter(self.transformer, self.tour.rows, self.call, args)
-            self.concepts = self.ride.concepts
+            family = self.tour.family
+            self.ride = family.enter(self.transformer, self.tour.rows, self.call, args)
+            self.concepts = self.ride.concepts.expand(self.pictures, -1, -1)
             self.mean = self.mean.to(self.concepts)
+            start = family.before_patches(self.call, args)  # references come after
+            self.patches = slice(start, start + self.grid.patches)
 
     def hear(self, index: int, name: str, projected: Tensor) -> None:
         if index == self.at:
@@ -246,9 +259,9 @@ class Forward:
         due = index == self.at and len(self.heard) == len(PROJECTIONS)
         if not due or ride is None or concepts is None:
             return
-        patches = slice(self.grid.y * self.grid.x)  # references come after
-        q, k, v = (self.heard[name][:, patches] for name in PROJECTIONS)
-        image = ride.image(index, q, k, v, attended[:, patches])
+        heard = [*(self.heard[name] for name in PROJECTIONS), attended]
+        q, k, v, outputs = (x[-self.pictures :, self.patches] for x in heard)
+        image = ride.image(index, q, k, v, outputs)
         method = self.tour.spec.method
         self.concepts, scores = step(ride.block(index), concepts, image, self.mean, method)
         if index in self.tour.blocks:

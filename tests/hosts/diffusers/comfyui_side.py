@@ -30,10 +30,11 @@ comfy.cli_args.args.cpu = True
 
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 import torch
 from conceptattention_core.attention import Method
 from conceptattention_core.concepts import parse
-from conceptattention_core.hosts.comfyui.demo import load_demo_model
+from conceptattention_core.hosts.comfyui.demo import load_autoencoder, load_demo_model
 from conceptattention_core.hosts.comfyui.locate import locate
 from conceptattention_core.hosts.comfyui.patch import record
 from conceptattention_core.hosts.comfyui.store import STORE
@@ -41,11 +42,42 @@ from conceptattention_core.locating import LocateSpec
 from conceptattention_core.recording import RecordSpec
 from safetensors.torch import load_file, save_file
 
+
+class Readings:
+    """A text encoder that knows what diffusers' own made of the texts that it was asked."""
+
+    START, END = (49406, 1.0), (49407, 1.0)
+
+    def tokenize(self, text: str) -> dict:
+        own = [(3, 1.0)] * len(text.split())
+        return {"g": [[self.START, *own, self.END]], "text": text}
+
+    def encode_from_tokens(self, tokens: dict, return_dict: bool = False) -> dict:
+        number = asked["texts"].index(tokens["text"])
+        return {
+            {"rows": "cond", "pooled": "pooled_output"}[name]: given[f"{name} {number}"]
+            for name in ("rows", "pooled")
+            if f"{name} {number}" in given
+        }
+
+    def encode_from_tokens_scheduled(self, tokens: dict, add_dict: dict | None = None) -> list:
+        read = self.encode_from_tokens(tokens)
+        return [[read.pop("cond"), {**read, **(add_dict or {})}]]
+
+
+def load() -> tuple:
+    if asked["family"] == "Flux.1":
+        return load_demo_model(folder)
+    (weights,) = (folder / "transformer").glob("*.safetensors")
+    model = comfy.sd.load_diffusion_model(str(weights), model_options={"dtype": torch.float32})
+    return model, Readings(), load_autoencoder(folder)
+
+
 asked = json.loads((folder / "asked.json").read_text("utf-8"))
 given = load_file(folder / "given.safetensors")
 heard = {}
 with torch.inference_mode():
-    model, clip, vae = load_demo_model(folder)
+    model, clip, vae = load()
     positive, negative = (
         clip.encode_from_tokens_scheduled(clip.tokenize(asked[prompt]))
         for prompt in ("prompt", "negative_prompt")
@@ -56,7 +88,7 @@ with torch.inference_mode():
         latent = comfy.sample.sample_custom(
             listening,
             given["noise"],
-            asked["true_cfg_scale"],
+            asked["guidance"],
             comfy.samplers.sampler_object("euler"),
             given["sigmas"],
             positive,

@@ -1,10 +1,16 @@
 import pytest
 from diffusers import DiffusionPipeline
 
-from .tiny import TINY
+from .tiny import TINY, Tiny
 
 
 @pytest.fixture(scope="session", params=TINY)
-def pipe(request: pytest.FixtureRequest) -> DiffusionPipeline:
-    """A toy pipeline of each family in turn. Tests leave it as they found it."""
-    return TINY[request.param]()
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    """The toy of each family in turn."""
+    return TINY[request.param]
+
+
+@pytest.fixture(scope="session")
+def pipe(tiny: Tiny) -> DiffusionPipeline:
+    """Its pipeline. Tests leave it as they found it."""
+    return tiny.make()

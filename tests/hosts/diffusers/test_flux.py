@@ -4,18 +4,13 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.diffusers import patch
 from conceptattention.conceptattention_core.hosts.diffusers.flux import Flux
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
-from conceptattention.conceptattention_core.recording import Grid, RecordSpec
+from conceptattention.conceptattention_core.recording import Grid
 from diffusers import FluxImg2ImgPipeline, FluxPipeline, FluxTransformer2DModel
-from diffusers.models.embeddings import apply_rotary_emb
-from einops import rearrange
 from PIL import Image
-from torch.overrides import TorchFunctionMode
 
 from .test_laws import SPEC, heard, paint
 from .tiny import LENGTH, tiny_flux
@@ -87,69 +82,6 @@ def test_riding_equals_being_the_prompt(flux, prompt, monkeypatch):
         handle.remove()
         torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(after, before, atol=1e-2)
-
-
-@torch.no_grad()
-def test_each_concept_enters_as_if_it_were_the_prompt_alone(flux, monkeypatch):
-    entered = []
-
-    def spy(block, concepts, *rest):
-        entered.append(concepts)
-        return step(block, concepts, *rest)
-
-    step = patch.step
-    monkeypatch.setattr(patch, "step", spy)
-    heard(flux)
-    expected = []
-    for concept in SPEC.concepts.concepts:
-        rows = flux.encode_prompt(concept.words, None, max_sequence_length=LENGTH)[0]
-        expected.append(rows[:, : len(concept.words.split())])
-    expected = flux.transformer.context_embedder(torch.cat(expected, dim=1))
-    torch.testing.assert_close(entered[0], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_the_first_token_alone_stands_for_a_concept_when_asked(flux):
-    both = RecordSpec(parse("a: red, b: red balloon, c: sky"), tokens="first")
-    with record(flux, both) as listener:
-        assert listener.tour.mean.tolist() == torch.eye(3).tolist()
-
-
-class Attention(TorchFunctionMode):
-    """Sees what goes through torch's attention."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if func is F.scaled_dot_product_attention:
-            q, k, v = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))
-            self.seen.append((q, k, v, out))
-        return out
-
-
-def test_the_image_vectors_are_those_of_the_ordinary_attention(flux, monkeypatch):
-    vectors = []
-
-    def spy(block, concepts, image, mean, method):
-        vectors.append(image)
-        return step(block, concepts, image, mean, method)
-
-    step = patch.step
-    monkeypatch.setattr(patch, "step", spy)
-    with Calls(*flux.transformer.transformer_blocks) as calls, Attention() as attention:
-        heard(flux, num_inference_steps=1)
-    patches = 3 * 5
-    joint = [seen for seen in attention.seen if seen[0].shape[2] == LENGTH + patches]
-    for image, (q, k, v, out), block in zip(vectors, joint, calls.of, strict=False):
-        cos, sin = (table[LENGTH:] for table in calls.of[block][0]["image_rotary_emb"])
-        assert torch.equal(image.keys, k[:, :, LENGTH:])
-        assert torch.equal(image.values, v[:, :, LENGTH:])
-        merged = rearrange(out, "b head n d -> b n (head d)")
-        assert torch.equal(image.outputs, merged[:, LENGTH:])
-        assert torch.equal(apply_rotary_emb(image.unplaced_queries(), (cos, sin)), q[:, :, LENGTH:])
-    assert len(vectors) == len(calls.of)
 
 
 def picture(width: int, height: int) -> Image.Image:

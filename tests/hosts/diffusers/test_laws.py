@@ -1,32 +1,38 @@
 """What holds for every family: recording changes nothing, and what it hears makes sense."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Method
+from conceptattention.conceptattention_core.attention import ATTEND, SPACES, ImageVectors, Method
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.hosts.diffusers.families import FAMILIES
+from conceptattention.conceptattention_core.hosts.diffusers import patch
+from conceptattention.conceptattention_core.hosts.diffusers.families import FAMILIES, find
+from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
+from conceptattention.conceptattention_core.locating import LocateSpec
 from conceptattention.conceptattention_core.maps import reduce
-from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
+from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec, Time
 from diffusers import DiffusionPipeline, FlowMatchHeunDiscreteScheduler
+from einops import rearrange
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from .tiny import LENGTH, TINY
+from .tiny import LENGTH, TINY, Tiny
 
 SPEC = RecordSpec(parse("red balloon, sky, sea: the green sea"))
 CALL = {"prompt": "a red balloon over the sea", "height": 48, "width": 80}
-GUIDED = {"negative_prompt": "a cat", "true_cfg_scale": 3.0}
 
 
 def paint(pipe: DiffusionPipeline, seed: int = 0, **changed) -> Tensor:
-    """The pictures of a short run, `b rgb h w`."""
-    settings = {"num_inference_steps": 3, "max_sequence_length": LENGTH, **CALL, **changed}
+    """The pictures of a short run, `b rgb h w`, or its videos, `b frame rgb h w`."""
+    usual = {"num_inference_steps": 3, "max_sequence_length": LENGTH, "output_type": "pt"}
+    settings = {**usual, **CALL, **TINY[find(pipe).name].call, **changed}
     generator = torch.Generator().manual_seed(seed)
-    return pipe(**settings, output_type="pt", generator=generator).images
+    return pipe(**settings, generator=generator, return_dict=False)[0]
 
 
 def heard(pipe: DiffusionPipeline, spec: RecordSpec = SPEC, seed: int = 0, **changed) -> Recording:
@@ -47,27 +53,33 @@ def test_every_family_has_a_toy_pipeline():
     assert [family.name for family in FAMILIES] == list(TINY)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {},
-        {"height": 16, "width": 112},
-        {"height": 80, "width": 48, **GUIDED},
-        {"prompt": ["a red balloon", "the moon"], "num_images_per_prompt": 2},
-        {"prompt": ["a red balloon", "the moon"], "negative_prompt": ["a", "cat"], **GUIDED},
-    ],
-    ids=["plain", "one row", "true cfg", "two prompts twice", "two prompts, true cfg"],
-)
-def test_recording_changes_nothing(pipe, changed):
+TWO = ["a red balloon", "the moon"]
+RUNS: dict[str, Callable[[Tiny], dict]] = {
+    "plain": lambda tiny: {},
+    "one row": lambda tiny: {"height": 16, "width": 112},
+    "guided": lambda tiny: {"height": 80, "width": 48, **tiny.guided},
+    "two prompts": lambda tiny: {"prompt": TWO, **({tiny.copies: 2} if tiny.copies else {})},
+    "two prompts, guided": lambda tiny: {
+        "prompt": TWO,
+        **tiny.guided,
+        **({"negative_prompt": ["a", "cat"]} if "negative_prompt" in tiny.guided else {}),
+    },
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_recording_changes_nothing(pipe, tiny, run):
+    changed = RUNS[run](tiny)
     plain = paint(pipe, **changed)
     before = list(hooks(pipe))
     with record(pipe, SPEC) as listener:
         recorded = paint(pipe, **changed)
     assert torch.equal(plain, recorded)
     assert list(hooks(pipe)) == before
-    b, _, h, w = plain.shape
-    assert listener.recording().grid == Grid(h // 16, w // 16, 16, h, w)
-    assert listener.recording().scores.shape == (b, 3, 3, 3, h // 16, w // 16)
+    h, w = plain.shape[-2:]
+    assert listener.recording().grid == Grid(h // 16, w // 16, 16, h, w, time=tiny.time)
+    heard = (len(plain) * tiny.time.frames, 3, 3, 3, h // 16, w // 16)
+    assert listener.recording().scores.shape == heard
     assert listener.recording().scores.isfinite().all()
 
 
@@ -92,6 +104,176 @@ def test_recording_changes_nothing_in_half_precision(pipe, dtype):
     assert listener.recording().steps == exact.steps
     maps, expected = reduce(listener.recording()).maps, reduce(exact).maps
     assert (maps - expected).abs().mean() < 0.05
+
+
+# --- concepts are what a prompt would be ----------------------------------------------------------
+
+
+class Calls:
+    """Listens to modules on its own: the named inputs and the outputs of each call."""
+
+    def __init__(self, *modules: nn.Module):
+        self.inputs: list[dict] = []
+        self.outputs: list = []
+        self.handles = [m.register_forward_hook(self.keep, with_kwargs=True) for m in modules]
+
+    def keep(self, module, args, kwargs, output):
+        self.inputs.append(dict(kwargs))
+        self.outputs.append(output)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        for handle in self.handles:
+            handle.remove()
+
+
+def call_of(pipe: DiffusionPipeline, **changed) -> dict:
+    """What the transformer is called with first in a run."""
+    with Calls(pipe.transformer) as calls:
+        paint(pipe, **changed)
+    return calls.inputs[0]
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[tuple[Tensor, Tensor, ImageVectors]]:
+    """For each step of the concepts their stream before and after it, and the image."""
+    seen = []
+
+    def spy(block, concepts, image, mean, method):
+        after, scores = step(block, concepts, image, mean, method)
+        seen.append((concepts, after, image))
+        return after, scores
+
+    step = patch.step
+    monkeypatch.setattr(patch, "step", spy)
+    return seen
+
+
+@torch.no_grad()
+def test_riding_equals_being_the_prompt(pipe, tiny, steps):
+    family, model = find(pipe), pipe.transformer
+    call = tiny.bare(call_of(pipe))
+    if "pooled_projections" in call:
+        call["pooled_projections"] = torch.zeros_like(call["pooled_projections"])
+    rows = call["encoder_hidden_states"][0]
+    tour = patch.Tour(family, SPEC, range(3), tiny.number(rows), torch.eye(len(rows)))
+    ears = patch.Ears(pipe, tour)
+    ears.forward = patch.Forward(tour, family.grid(pipe, call), model, call, pictures=1)
+    handles = list(patch.hang_on_blocks(ears))
+    with Calls(*family.blocks(model)) as blocks:
+        model(**call)
+    for handle in handles:
+        handle.remove()
+    streams = [streams[1 if tiny.image_first else 0] for streams in blocks.outputs]
+    assert len(steps) == len(streams) == 3
+    for (before, after, _), text in zip(steps, streams, strict=True):
+        if text is not None:  # SD3's last block has none
+            torch.testing.assert_close(after, text, atol=1e-5, rtol=1e-5)
+            assert not torch.allclose(after, before, atol=1e-2)
+
+
+def test_pooled_text_does_not_move_concepts(pipe, monkeypatch):
+    family, entered = find(pipe), []
+
+    def spy(model, rows, call, first):
+        entered.append((model, rows, call, first))
+        return enter(*entered[-1])
+
+    enter = family.enter
+    monkeypatch.setattr(family, "enter", spy)
+    heard(pipe, num_inference_steps=1)
+    model, rows, call, first = entered[0]
+    pooled = call.get("pooled_projections")
+    if pooled is None:
+        pytest.skip("this family has no pooled text")
+    rides = [enter(model, rows, {**call, "pooled_projections": pooled * n}, first) for n in (0, 1)]
+    assert all(map(torch.equal, *(ride.block(0).heads(ride.concepts) for ride in rides)))
+
+
+def test_a_concept_is_read_as_if_it_were_the_prompt_alone(pipe, tiny):
+    with record(pipe, SPEC) as listener:
+        pass
+    rows = listener.tour.rows
+    for concept in SPEC.concepts.concepts:
+        text = call_of(pipe, prompt=concept.words)["encoder_hidden_states"][-1]
+        own = slice(tiny.start, tiny.start + len(concept.words.split()))
+        expected = tiny.number(text)[own]
+        # what a family numbers besides places is its own
+        kept = len(rows[0]) if tiny.places else text.shape[1]
+        torch.testing.assert_close(rows[: len(expected), :kept], expected[:, :kept])
+        rows = rows[len(expected) :]
+    assert len(rows) == 0
+
+
+def test_the_first_token_alone_stands_for_a_concept_when_asked(pipe):
+    both = RecordSpec(parse("a: red, b: red balloon, c: sky"), tokens="first")
+    with record(pipe, both) as listener:
+        assert listener.tour.mean.tolist() == torch.eye(3).tolist()
+
+
+class Attention(TorchFunctionMode):
+    """Sees what goes through torch's attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is F.scaled_dot_product_attention:
+            q, k, v = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))
+            self.seen.append((q, k, v, out))
+        return out
+
+
+def test_the_image_vectors_are_those_of_the_ordinary_attention(pipe, tiny, steps):
+    with Attention() as attention:
+        grid = heard(pipe, num_inference_steps=1).grid
+    joint = [seen for seen in attention.seen if seen[0].shape[2] > grid.patches]
+    for _, _, image in steps:
+        merged = rearrange(image.outputs, "b p (head d) -> b head p d", head=image.keys.shape[1])
+        ours = (image.queries(), image.keys, image.values, merged)
+        assert any(
+            all(map(torch.equal, ours, (x[:, :, patches] for x in theirs)))
+            for theirs in joint
+            for patches in (slice(grid.patches), slice(-grid.patches, None))
+        )
+        lengths = (q.norm(dim=-1) for q in (image.unplaced_queries(), image.queries()))
+        torch.testing.assert_close(*lengths)
+
+
+@torch.no_grad()
+def test_a_look_at_a_picture_is_a_step_towards_it(pipe, tiny):
+    """A look calls the transformer as sampling does, with the same latent at the same level."""
+    if tiny.time != Time():
+        with pytest.raises(ConceptAttentionError, match="makes videos"):
+            locate(pipe, torch.rand(1, 3, 48, 80), SPEC)
+        return
+    pictures = torch.rand(2, 3, 48, 80, generator=torch.Generator().manual_seed(3))
+    how = LocateSpec("a red balloon", noise=(0.25, 0.5), samples=2)
+    family, seen = find(pipe), []
+    located = locate(pipe, pictures, SPEC, how, progress=lambda: seen.append(1))
+    assert located.grid == Grid(3, 5, 16, 48, 80, size=(48, 80))
+    assert located.scores.shape == (2, 2, 3, 3, 3, 5)
+    assert len(seen) == how.looks
+    latent = family.encode(pipe, pictures)
+    looked = family.prepare(pipe, latent.shape, how.caption, LENGTH)(latent, 0.5)
+    sampled = call_of(pipe, prompt=how.caption, num_inference_steps=2, **{tiny.copies: 2})
+    tensors = {name for name, value in sampled.items() if isinstance(value, Tensor)}
+    assert tensors <= set(looked)
+    for name in tensors:
+        assert looked[name].shape == sampled[name].shape
+    same = {"encoder_hidden_states", "txt_ids", "img_ids"} & tensors
+    for name in same:
+        torch.testing.assert_close(looked[name], sampled[name])
+    assert looked["timestep"].tolist() == [500 / family.time_unit] * 2
+    patches = pipe.transformer(**looked, return_dict=False)[0]
+    assert patches.shape[0] == 2
+
+
+# --- concepts among themselves, and runs ----------------------------------------------------------
 
 
 def test_permuting_concepts_permutes_maps(pipe):
@@ -126,23 +308,24 @@ def test_listeners_keep_apart(pipe):
     assert torch.equal(inner.recording().scores, heard(pipe, other).scores)
 
 
-def test_each_picture_of_a_batch_is_recorded_as_if_alone(pipe):
+def test_each_picture_of_a_batch_is_recorded_as_if_alone(pipe, tiny):
     prompts = ["a red balloon", "the moon over the sea"]
-    noise = torch.randn(2, 3 * 5, 64, generator=torch.Generator().manual_seed(2))
-    both = heard(pipe, prompt=prompts, latents=noise).scores
+    noise = torch.randn(2, *tiny.noise, generator=torch.Generator().manual_seed(2))
+    both = heard(pipe, prompt=prompts, latents=noise).scores.chunk(2)
     for i, prompt in enumerate(prompts):
         alone = heard(pipe, prompt=prompt, latents=noise[i : i + 1]).scores
-        torch.testing.assert_close(both[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(both[i], alone, atol=1e-4, rtol=1e-4)
 
 
-def test_the_negative_prompt_is_not_heard(pipe):
+def test_the_negative_prompt_is_not_heard(pipe, tiny):
     # the first step starts from the same noise whatever the guidance
-    plain, guided = heard(pipe), heard(pipe, **GUIDED)
-    assert torch.equal(plain.scores[:, 0], guided.scores[:, 0])
+    plain, guided = heard(pipe), heard(pipe, **tiny.guided)
+    torch.testing.assert_close(plain.scores[:, 0], guided.scores[:, 0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(plain.scores[:, 1], guided.scores[:, 1], atol=1e-3)
     assert guided.steps == plain.steps == ((0, 0), (1, 1), (2, 2))
 
 
-def test_a_prompt_swapped_between_steps_is_still_the_prompt(pipe):
+def test_a_prompt_swapped_between_steps_is_still_the_prompt(pipe, tiny):
     def swap(pipeline, i, t, tensors):
         return {"prompt_embeds": tensors["prompt_embeds"].flip(1)}
 
@@ -150,10 +333,10 @@ def test_a_prompt_swapped_between_steps_is_still_the_prompt(pipe):
         pipe,
         callback_on_step_end=swap,
         callback_on_step_end_tensor_inputs=["prompt_embeds"],
-        **GUIDED,
+        **tiny.guided,
     )
     assert swapped.steps == ((0, 0), (1, 1), (2, 2))
-    assert not torch.equal(swapped.scores[:, 1], heard(pipe, **GUIDED).scores[:, 1])
+    assert not torch.equal(swapped.scores[:, 1], heard(pipe, **tiny.guided).scores[:, 1])
 
 
 SHIFT = {
@@ -171,11 +354,13 @@ class Heun(FlowMatchHeunDiscreteScheduler):
         super().set_timesteps(num_inference_steps or len(sigmas), device)
 
 
-def test_a_second_order_scheduler_counts_steps_and_not_calls(pipe):
+def test_a_second_order_scheduler_counts_steps_and_not_calls(pipe, tiny):
+    if not tiny.heun:
+        pytest.skip("this family has schedulers of its own")
     heun = copy.copy(pipe)
     heun.scheduler = Heun()
     heun.scheduler.register_to_config(**SHIFT)
-    for changed in ({}, GUIDED):
+    for changed in ({}, tiny.guided):
         steps = heard(heun, num_inference_steps=4, **changed).steps
         assert steps == ((0, 0), (1, 1), (2, 2), (3, 3))
 
@@ -197,11 +382,13 @@ def test_a_run_that_stops_early_leaves_the_steps_it_made(pipe):
 
 def test_blocks_that_are_not_scored_are_still_ridden(pipe):
     late = heard(pipe, RecordSpec(SPEC.concepts, blocks="last 1"))
-    assert late.blocks == (2,)
+    assert late.blocks == ((2, 2),)
     assert torch.equal(late.scores, heard(pipe).scores[:, :, 2:])
 
 
-def test_fused_projections_are_heard_too(pipe):
+def test_fused_projections_are_heard_too(pipe, tiny):
+    if not tiny.fuses:
+        pytest.skip("diffusers does not fuse the projections of this toy")
     fused = copy.deepcopy(pipe)
     fused.transformer.fuse_qkv_projections()
     with record(fused, SPEC) as listener:
@@ -230,7 +417,8 @@ def test_an_exception_inside_a_block_leaves_no_trace(pipe):
     def fail(module, args):
         raise RuntimeError("torn canvas")
 
-    handle = pipe.transformer.transformer_blocks[1].ff.register_forward_pre_hook(fail)
+    block = find(pipe).blocks(pipe.transformer)[1]
+    handle = find(pipe).attention(block).to_out[0].register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="torn canvas"), record(pipe, SPEC) as listener:
         paint(pipe)
     handle.remove()
@@ -238,13 +426,14 @@ def test_an_exception_inside_a_block_leaves_no_trace(pipe):
     assert listener.forward is None
 
 
-def test_blocks_that_something_else_skips_are_said_to_be_silent(pipe):
+def test_blocks_that_something_else_skips_are_said_to_be_silent(pipe, tiny):
     class Replaced(nn.Module):
-        def forward(self, hidden_states, encoder_hidden_states, **rest):
-            return encoder_hidden_states, hidden_states
+        def forward(self, hidden_states, encoder_hidden_states, *rest, **named):
+            streams = (encoder_hidden_states, hidden_states)
+            return streams[::-1] if tiny.image_first else streams
 
     skipping = copy.deepcopy(pipe)
-    skipping.transformer.transformer_blocks[1].forward = Replaced().forward
+    find(pipe).blocks(skipping.transformer)[1].forward = Replaced().forward
     with pytest.raises(ConceptAttentionError, match="Nothing was captured"):
         heard(skipping)
 
@@ -266,7 +455,7 @@ def test_a_compiled_transformer_is_refused(pipe):
     compiled = copy.copy(pipe)
     compiled.transformer = torch.compile(pipe.transformer)
     partly = copy.deepcopy(pipe)
-    partly.transformer.transformer_blocks[1].compile()
+    find(pipe).blocks(partly.transformer)[1].compile()
     for one in (compiled, partly):
         with pytest.raises(ConceptAttentionError, match="compiled"), record(one, SPEC):
             pass

@@ -1,7 +1,13 @@
-"""ComfyUI and diffusers hear the same on the same weights, text encoders included."""
+"""ComfyUI and diffusers hear the same on the same weights.
+
+Flux.1 brings its text encoders along; in the other families ComfyUI is given the rows that
+diffusers' encoders read, because it knows these encoders at their published sizes only.
+"""
 
 import json
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,13 +18,14 @@ from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.locating import LocateSpec
 from conceptattention.conceptattention_core.recording import RecordSpec
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline, FluxPipeline
 from einops import rearrange
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import run
 
-from .tiny import tiny_flux
+from .tiny import LENGTH, TINY
 
 SCRIPT = Path(__file__).with_name("comfyui_side.py")
 COMFYUIS = run.find_comfyuis() or [None]
@@ -26,7 +33,7 @@ ASKED = {
     "prompt": "a red balloon over the sea",
     "negative_prompt": "a cat",
     "concepts": "red balloon, sky, sea: the green sea",
-    "true_cfg_scale": 3.0,
+    "guidance": 3.0,
     "methods": [
         *((attend, "output", "all") for attend in ATTEND),
         *(("concepts and image", space, "first") for space in SPACES),
@@ -46,12 +53,50 @@ def comfyui(request: pytest.FixtureRequest) -> tuple[Path, str]:
     pytest.skip(f"no Python with the requirements of {request.param}; COMFYUI_PYTHON names one")
 
 
-def test_both_hosts_hear_the_same(comfyui, tmp_path):
+@dataclass(frozen=True)
+class Case:
+    """How a family is asked for the same in diffusers and in ComfyUI."""
+
+    guidance: str
+    """What a pipeline calls guidance against a negative prompt."""
+    pack: Callable[[Tensor], Tensor]
+    """Latents `b c h w` as the pipeline takes and returns them."""
+    unpack: Callable[[Tensor], Tensor]
+    texts: Callable[[DiffusionPipeline, str], dict[str, Tensor]] | None = None
+    """What diffusers' text encoders make of a text; None where ComfyUI has its own."""
+
+
+def pack(latent: Tensor) -> Tensor:
+    return rearrange(latent, "b c (y i) (x j) -> b (y x) (c i j)", i=2, j=2).contiguous()
+
+
+def unpack(patches: Tensor) -> Tensor:
+    """The latent of packed patches on a grid of 3 by 5."""
+    pattern = "b (y x) (c i j) -> b c (y i) (x j)"
+    return rearrange(patches, pattern, y=3, x=5, i=2, j=2).contiguous()
+
+
+def read_sd3(pipe: DiffusionPipeline, text: str) -> dict[str, Tensor]:
+    rows, _, pooled, _ = pipe.encode_prompt(
+        text, text, text, do_classifier_free_guidance=False, max_sequence_length=LENGTH
+    )
+    return {"rows": rows, "pooled": pooled}
+
+
+CASES = {
+    "Flux.1": Case("true_cfg_scale", pack, unpack),
+    "SD3": Case("guidance_scale", Tensor.contiguous, Tensor.contiguous, read_sd3),
+}
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_both_hosts_hear_the_same(comfyui, tmp_path, family):
     path, python = comfyui
-    pipe = tiny_flux()
+    case, pipe = CASES[family], TINY[family].make()
     pipe.save_pretrained(tmp_path)
-    save_clip(pipe, tmp_path / "text_encoder" / "model.safetensors")
-    patches = torch.randn(2, 3 * 5, 64, generator=torch.Generator().manual_seed(0))
+    if case.texts is None:
+        save_clip(pipe, tmp_path / "text_encoder" / "model.safetensors")
+    noise = torch.randn(2, 16, 6, 10, generator=torch.Generator().manual_seed(0))
     scores, latent = [], None
     for attend, space, tokens in ASKED["methods"]:
         spec = RecordSpec(parse(ASKED["concepts"]), tokens, Method(attend, space))
@@ -59,14 +104,14 @@ def test_both_hosts_hear_the_same(comfyui, tmp_path):
             latent = pipe(
                 ASKED["prompt"],
                 negative_prompt=ASKED["negative_prompt"],
-                true_cfg_scale=ASKED["true_cfg_scale"],
                 height=48,
                 width=80,
                 num_inference_steps=3,
                 num_images_per_prompt=2,
-                latents=patches,
-                max_sequence_length=pipe.tokenizer_2.model_max_length,
+                latents=case.pack(noise),
+                max_sequence_length=LENGTH,
                 output_type="latent",
+                **{case.guidance: ASKED["guidance"]},
             ).images
         scores.append(listener.recording().scores)
 
@@ -75,12 +120,20 @@ def test_both_hosts_hear_the_same(comfyui, tmp_path):
     how = LocateSpec(ASKED["prompt"], **{**ASKED["how"], "noise": tuple(ASKED["how"]["noise"])})
     located = locate(pipe, pictures, RecordSpec(parse(ASKED["concepts"])), how)
 
-    (tmp_path / "asked.json").write_text(json.dumps(ASKED), "utf-8")
+    asked = {**ASKED, "family": family}
     given = {
-        "noise": unpack(patches),
+        "noise": noise,
         "sigmas": pipe.scheduler.sigmas,
         "pictures": rearrange(pictures, "b rgb h w -> b h w rgb").contiguous(),
     }
+    if case.texts is not None:
+        words = [concept.words for concept in parse(ASKED["concepts"]).concepts]
+        asked["texts"] = [ASKED["prompt"], ASKED["negative_prompt"], *words]
+        with torch.no_grad():
+            for i, text in enumerate(asked["texts"]):
+                for name, value in case.texts(pipe, text).items():
+                    given[f"{name} {i}"] = value
+    (tmp_path / "asked.json").write_text(json.dumps(asked), "utf-8")
     save_file(given, tmp_path / "given.safetensors")
     command = [python, SCRIPT, path, Path(run.__file__).parent, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -88,17 +141,11 @@ def test_both_hosts_hear_the_same(comfyui, tmp_path):
 
     heard = load_file(tmp_path / "heard.safetensors")
     vae = pipe.vae.config  # ComfyUI hands out latents as the VAE takes them
-    expected = unpack(latent) / vae.scaling_factor + vae.shift_factor
+    expected = case.unpack(latent) / vae.scaling_factor + vae.shift_factor
     torch.testing.assert_close(heard["latent"], expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(heard["located"], located.scores, atol=1e-4, rtol=1e-4)
     for i, ours in enumerate(scores):
         torch.testing.assert_close(heard[f"scores {i}"], ours, atol=1e-4, rtol=1e-4)
-
-
-def unpack(patches: torch.Tensor) -> torch.Tensor:
-    """The latent of packed patches on a grid of 3 by 5."""
-    pattern = "b (y x) (c h w) -> b c (y h) (x w)"
-    return rearrange(patches, pattern, y=3, x=5, h=2, w=2).contiguous()
 
 
 def save_clip(pipe: FluxPipeline, file: Path) -> None:

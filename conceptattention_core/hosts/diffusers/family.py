@@ -1,0 +1,108 @@
+"""What a model family has to say for itself. `families.py` lists those there are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...attention import ImageVectors, JointBlock
+from ...recording import Grid
+
+
+class Ride(Protocol):
+    """Concepts on their way through one call of a transformer.
+
+    All pictures of a call are at one noise level, so that concepts start as one for all of them.
+    """
+
+    @property
+    def concepts(self) -> Tensor:
+        """The stream as it enters block 0, `1 t (head d)`."""
+        ...
+
+    def block(self, index: int) -> JointBlock: ...
+
+    def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> ImageVectors:
+        """The image side of a block, from what its projections gave, all `b p (head d)`."""
+        ...
+
+
+class Family(ABC):
+    name: ClassVar[str]
+
+    time_unit: ClassVar[int] = 1000
+    """What the scheduler's timesteps are divided by on their way into the transformer."""
+
+    guided_at_once: ClassVar[bool] = False
+    """Whether guidance calls the transformer once, the negative prompt's half of the batch first.
+
+    Otherwise there is a call for the prompt, then one for the negative prompt.
+    """
+
+    @abstractmethod
+    def matches(self, transformer: Any) -> bool: ...
+
+    @abstractmethod
+    def blocks(self, transformer: Any) -> nn.ModuleList:
+        """The joint blocks."""
+
+    def attention(self, block: Any) -> Any:
+        """A block's joint attention, with to_q, to_k, to_v and to_out."""
+        return block.attn
+
+    @abstractmethod
+    def text_length(self, pipe: Any) -> int:
+        """How many tokens prompts are padded to, unless the pipeline is told otherwise."""
+
+    @abstractmethod
+    def embed(self, pipe: Any, words: list[str], length: int) -> list[Tensor]:
+        """For each concept the rows `t n` of its own tokens: no padding, no end token.
+
+        Each is encoded alone, padded to `length` tokens.
+        """
+
+    @abstractmethod
+    def grid(self, pipe: Any, call: Mapping[str, Any]) -> Grid:
+        """The patch grid of the picture, given what the transformer was called with."""
+
+    @abstractmethod
+    def enter(
+        self,
+        transformer: Any,
+        rows: Tensor,
+        call: Mapping[str, Any],
+        first: Mapping[str, Any],
+    ) -> Ride:
+        """Let concepts `t n` enter, given what the transformer and block 0 were called with."""
+
+    def before_patches(self, call: Mapping[str, Any], first: Mapping[str, Any]) -> int:
+        """How many tokens stand before the picture's patches in what `to_q` projects."""
+        return 0
+
+    def patch_pixels(self, pipe: Any) -> int:
+        """Pixels along one side of a patch."""
+        return 2 * pipe.vae_scale_factor
+
+    @abstractmethod
+    def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
+        """Pictures `b rgb h w`, 0..1, sides whole patches, as latents `b c h w` of unit scale.
+
+        The mean of what the encoder believes, not a sample.
+        """
+
+    @abstractmethod
+    def prepare(
+        self, pipe: Any, shape: torch.Size, caption: str, length: int
+    ) -> Callable[[Tensor, float], dict[str, Any]]:
+        """A function from a noised latent of `shape` (b c h w) and its noise level (0..1) to what
+        the transformer is called with. Pooled text is zeros, guidance 0: the authors' defaults.
+        """
+
+
+def see(pipe: Any, pictures: Tensor) -> Tensor:
+    """The latent, of any scale, that the autoencoder believes in most; pictures are 0..1."""
+    vae = pipe.vae
+    with torch.no_grad():
+        return vae.encode(pictures.to(pipe._execution_device, vae.dtype) * 2 - 1).latent_dist.mode()

@@ -1,0 +1,12 @@
+"""Real pipelines at toy size: diffusers' and transformers' own classes with random weights.
+
+To add a family, write its file beside this one and list it in TINY: the law tests run over FAMILIES
+and fail where one is missing here.
+"""
+
+from . import flux, sd3
+from .common import LENGTH as LENGTH
+from .common import Tiny as Tiny
+from .flux import tiny_flux as tiny_flux
+
+TINY: dict[str, Tiny] = {"Flux.1": flux.TINY, "SD3": sd3.TINY}
