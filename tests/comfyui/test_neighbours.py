@@ -5,21 +5,34 @@ Real nodes where ComfyUI has them; packs of others are rebuilt from how they doc
 """
 
 import importlib
+import inspect
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.patcher_extension
+import comfy.sample
+import comfy.sd
+import comfy.utils
+import comfy_extras.nodes_context_windows as windows
 import comfy_extras.nodes_easycache as easycache
+import comfy_extras.nodes_hooks as hooks
 import comfy_extras.nodes_model_merging as merging
 import comfy_extras.nodes_tcfg as tcfg
+import folder_paths
 import pytest
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.hosts.comfyui.families import find
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
-from torch import Tensor
+from conceptattention.conceptattention_core.recording import Recorder
+from torch import Tensor, nn
 
 from .tiny import HERE, Tiny, call
+from .tiny.common import Conditioning, lora_for
 
 KEPT = "transformer_options"  # newer versions do not look whether these have changed
 
@@ -131,6 +144,10 @@ def test_the_picture_is_the_neighbours_and_maps_are_recorded(tiny, name):
     assert torch.equal(*scores)
 
 
+def heard_as_modules(tiny: Tiny) -> bool:
+    return bool(find(tiny.model().model.diffusion_model).arguments)
+
+
 def test_a_forward_that_drops_the_options_makes_its_picture_and_the_sentence_says_so(tiny):
     """TeaCache and its like copy a forward that calls blocks without `transformer_options`."""
 
@@ -151,17 +168,361 @@ def test_a_forward_that_drops_the_options_makes_its_picture_and_the_sentence_say
         pytest.skip("ComfyUI calls no such wrappers for this family")
     latent = tiny.sample(bare(tiny.recorded()))
     assert torch.equal(latent, tiny.sample(bare(tiny.model())))
+    if heard_as_modules(tiny):
+        heard = STORE.find(latent).scores
+        assert torch.equal(heard, STORE.find(tiny.sample(tiny.recorded())).scores)
+        return
     with pytest.raises(ConceptAttentionError, match="Nothing was captured"):
         STORE.find(latent)
 
 
-def test_two_prompts_for_two_masked_parts(tiny):
+def test_a_patch_that_hands_on_no_options_makes_its_picture_and_the_sentence_says_so(tiny):
+    """Copies of a forward by TeaCache and NAG hand these to no patch on a block."""
+
+    def forgetful(model: Any) -> Any:
+        cut = model.clone()
+
+        def forget(executor, *args, **kwargs):
+            for given in (*args, kwargs.get("transformer_options")):
+                if isinstance(given, dict):
+                    given.get("patches_replace", {}).get("dit", {}).update(
+                        {key: without_options(patch) for key, patch in patched(given).items()}
+                    )
+            return executor(*args, **kwargs)
+
+        cut.add_wrapper_with_key(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "forgetful", forget
+        )
+        return cut
+
+    def patched(options: dict) -> dict:
+        return options.get("patches_replace", {}).get("dit", {})
+
+    def without_options(patch):
+        def around_block(args, extra):
+            def original(args):
+                return extra["original_block"]({**args, "transformer_options": {}})
+
+            args = {name: value for name, value in args.items() if name != "transformer_options"}
+            return patch(args, {"original_block": original})
+
+        return around_block
+
+    if not tiny.wrapped:
+        pytest.skip("ComfyUI calls no such wrappers for this family")
+    latent = tiny.sample(forgetful(tiny.recorded()))
+    assert torch.equal(latent, tiny.sample(forgetful(tiny.model())))
+    if heard_as_modules(tiny):
+        pytest.skip("this family's blocks have no place for patches")
+    with pytest.raises(ConceptAttentionError, match="Nothing was captured while .* its blocks"):
+        STORE.find(latent)
+
+
+class FirstBlockCache(nn.Module):
+    """WaveSpeed's way: one module in place of all blocks.
+
+    It runs the first block, and of the others what they changed when they last ran.
+    """
+
+    def __init__(self, blocks: Any, streams: tuple[str, str]):
+        super().__init__()
+        self.blocks, self.streams = blocks, streams
+        self.change: list[Tensor] = []
+
+    def forward(self, **given):
+        first, *others = self.blocks
+        before = [stream.clone() for stream in first(**given)]
+        if not self.change:
+            after = [stream.clone() for stream in before]
+            for block in others:
+                after = block(**{**given, **dict(zip(self.streams, after))})
+            self.change = [new - old for new, old in zip(after, before)]
+        return tuple(old + change for old, change in zip(before, self.change))
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "streams"),
+    [
+        ("Flux.1", "double_blocks", ("img", "txt")),
+        ("CogVideoX", "blocks", ("hidden_states", "encoder_hidden_states")),
+    ],
+)
+def test_one_module_for_all_blocks_makes_its_picture_and_the_sentence_says_so(
+    family, name, streams
+):
+    if family not in HERE:
+        pytest.skip("this ComfyUI does not have the family")
+    tiny = HERE[family]
+    network = tiny.model().model.diffusion_model
+    blocks = getattr(network, name)
+
+    def cached(model: Any) -> Any:
+        cache = nn.ModuleList([FirstBlockCache(blocks, streams)])
+
+        def around_call(apply, args):
+            setattr(network, name, cache)
+            try:
+                return apply(args["input"], args["timestep"], **args["c"])
+            finally:
+                setattr(network, name, blocks)
+
+        clone = model.clone()
+        clone.set_model_unet_function_wrapper(around_call)
+        return clone
+
+    plain = tiny.sample(cached(tiny.model()), steps=3)
+    assert not torch.equal(plain, tiny.sample(tiny.model(), steps=3))
+    for recorded in (cached(tiny.recorded()), cached(tiny.recorded(blocks="first 1"))):
+        latent = tiny.sample(recorded, steps=3)
+        assert torch.equal(latent, plain)
+        with pytest.raises(ConceptAttentionError, match="Nothing was captured while .* its blocks"):
+            STORE.find(latent)
+
+
+@pytest.mark.parametrize("name", ["NunchakuFluxTransformer2dModel", "NunchakuTransformerBlock"])
+def test_nunchaku_is_refused_with_one_sentence(name):
+    """Its Flux is one module inside a wrapper, its Qwen-Image is ComfyUI's with other blocks."""
+    tiny = HERE["Flux.1"]
+    foreign = type(name, (nn.Module,), {})
+    network = nn.Sequential(foreign())
+    if name.endswith("Block"):
+        network = tiny.model().model.diffusion_model
+        network = type(network).__new__(type(network))
+        nn.Module.__init__(network)
+        network.params, network.double_blocks = None, nn.ModuleList([foreign()])
+    model = tiny.model().clone()
+    model.add_object_patch("diffusion_model", network)
+    with pytest.raises(ConceptAttentionError, match="Nunchaku runs a model in blocks of its own"):
+        tiny.recorded(model=model)
+
+
+# --- Prompts --------------------------------------------------------------------------------------
+
+
+def first_step(tiny: Tiny, model: Any = None, **prompts: Conditioning) -> Tensor:
+    """What is heard in the first step: whatever was before it is the same noise."""
+    return STORE.find(tiny.sample(tiny.recorded(model=model), cfg=3.0, **prompts)).scores[:, 0]
+
+
+def left_and_right(tiny: Tiny) -> list[Conditioning]:
     left = torch.zeros(1, 5, 7)
     left[..., :3] = 1
-    both = tiny.prompt(1, mask=left) + tiny.prompt(4, mask=1 - left)
-    latent = tiny.sample(tiny.recorded(), positive=both, cfg=3.0)
-    assert torch.equal(latent, tiny.sample(tiny.model(), positive=both, cfg=3.0))
-    assert STORE.find(latent).scores.isfinite().all()
+    return [tiny.prompt(1, mask=left), tiny.prompt(4, mask=1 - left)]
+
+
+@pytest.mark.parametrize(
+    "several",
+    [
+        lambda tiny: [tiny.prompt(1), tiny.prompt(4)],
+        lambda tiny: [tiny.prompt(1), tiny.prompt(4, tokens=9)],
+        left_and_right,
+    ],
+    ids=["several prompts", "of different lengths", "for masked parts"],
+)
+def test_of_several_prompts_the_mean_is_heard(tiny, several):
+    one, other = several(tiny)
+    latent = tiny.sample(tiny.recorded(), cfg=3.0, positive=one + other)
+    assert torch.equal(latent, tiny.sample(tiny.model(), cfg=3.0, positive=one + other))
+    alone = [first_step(tiny, positive=prompt) for prompt in (one, other)]
+    assert not torch.allclose(*alone, rtol=1e-2)
+    found = STORE.find(latent).scores[:, 0]
+    torch.testing.assert_close(found, torch.stack(alone).mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_negative_prompts_of_any_length_do_not_change_what_is_heard(tiny):
+    heard = [first_step(tiny, negative=tiny.prompt(2, tokens=tokens)) for tokens in (5, 9)]
+    torch.testing.assert_close(*heard, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def lora_folder(tmp_path) -> Path:
+    folder_paths.add_model_folder_path("loras", str(tmp_path))
+    yield tmp_path
+    folder_paths.folder_names_and_paths["loras"][0].remove(str(tmp_path))
+
+
+def hooked(tiny: Tiny, prompt: Conditioning, folder: Path) -> Conditioning:
+    """A prompt with a LoRA of its own."""
+    comfy.utils.save_torch_file(lora_for(tiny.model()), str(folder / "hook.safetensors"))
+    (hook,) = call(hooks.CreateHookLoraModelOnly, lora_name="hook.safetensors", strength_model=1.0)
+    (own,) = call(
+        hooks.ConditioningSetProperties,
+        cond_NEW=prompt, strength=1.0, set_cond_area="default", hooks=hook,
+    )  # fmt: skip
+    return own
+
+
+def test_a_lora_on_one_prompt_is_heard_with_that_prompt(tiny, lora_folder):
+    with_lora, _ = comfy.sd.load_lora_for_models(
+        tiny.model(), None, lora_for(tiny.model()), 1.0, 0.0
+    )
+    bare, everywhere = first_step(tiny), first_step(tiny, with_lora)
+    assert not torch.allclose(bare, everywhere, rtol=1e-3, atol=1e-3)
+
+    prompts = {"positive": tiny.prompt(1), "negative": tiny.prompt(2)}
+    for which, expected in (("positive", everywhere), ("negative", bare)):
+        hung = {**prompts, which: hooked(tiny, prompts[which], lora_folder)}
+        latent = tiny.sample(tiny.recorded(), cfg=3.0, **hung)
+        assert torch.equal(latent, tiny.sample(tiny.model(), cfg=3.0, **hung))
+        assert not torch.equal(latent, tiny.sample(tiny.model(), cfg=3.0))
+        found = STORE.find(latent).scores[:, 0]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+# --- Calls for parts of the picture ---------------------------------------------------------------
+
+
+def with_tiles(model: Any, steps: int) -> Any:
+    """Tiled Diffusion's way, in the first `steps`: two tiles that overlap, in one batch."""
+    tiles = [slice(0, 5), slice(2, 7)]
+
+    def around_call(apply, args):
+        x, t, given = args["input"], args["timestep"], args["c"]
+        schedule = given["transformer_options"]["sample_sigmas"]
+        if t[0] <= schedule[steps]:
+            return apply(x, t, **given)
+        given = {
+            name: torch.cat([value] * 2) if isinstance(value, Tensor) else value
+            for name, value in given.items()
+        }
+        shown = torch.cat([x[..., tile] for tile in tiles])
+        made = apply(shown, torch.cat([t] * 2), **given).chunk(2)
+        whole, times = torch.zeros_like(x), torch.zeros_like(x)
+        for tile, part in zip(tiles, made):
+            whole[..., tile] += part
+            times[..., tile] += 1
+        return whole / times
+
+    tiled = model.clone()
+    tiled.set_model_unet_function_wrapper(around_call)
+    return tiled
+
+
+def test_of_a_picture_that_is_only_shown_in_tiles_nothing_is_heard_and_the_sentence_says_so(tiny):
+    plain = tiny.sample(with_tiles(tiny.model(), 2), cfg=3.0)
+    assert not torch.equal(plain, tiny.sample(tiny.model(), cfg=3.0))
+    latent = tiny.sample(with_tiles(tiny.recorded(), 2), cfg=3.0)
+    assert torch.equal(latent, plain)
+    with pytest.raises(ConceptAttentionError, match="only parts of the picture .* as by tiled"):
+        STORE.find(latent)
+
+
+def test_steps_that_show_the_whole_picture_are_heard_beside_tiled_ones(tiny):
+    latent = tiny.sample(with_tiles(tiny.recorded(), 1), cfg=3.0)
+    assert torch.equal(latent, tiny.sample(with_tiles(tiny.model(), 1), cfg=3.0))
+    assert STORE.find(latent).steps == ((1, 1),)
+
+
+def with_windows(model: Any, length: int, overlap: int, axis: int) -> Any:
+    inputs = {"freenoise": False} if "freenoise" in windowing() else {}  # newer versions ask
+    (windowed,) = call(
+        windows.ContextWindowsManualNode,
+        model=model, context_length=length, context_overlap=overlap, context_stride=1,
+        context_schedule="standard_static", closed_loop=False, fuse_method="pyramid", dim=axis,
+        **inputs,
+    )  # fmt: skip
+    return windowed
+
+
+def windowing() -> Any:
+    return inspect.signature(windows.ContextWindowsManualNode.execute).parameters
+
+
+VIDEO = "Hunyuan Video and Image"
+
+
+def test_context_windows_along_time_are_heard_frame_by_frame():
+    tiny = replace(HERE[VIDEO], frames=5)
+    size = (1, 5, 7)
+    latent = tiny.sample(with_windows(tiny.recorded(), 3, 1, axis=2), size, cfg=3.0)
+    assert torch.equal(latent, tiny.sample(with_windows(tiny.model(), 3, 1, axis=2), size, cfg=3.0))
+    assert not torch.equal(latent, tiny.sample(tiny.model(), size, cfg=3.0))
+    found = STORE.find(latent)
+    assert found.steps == ((0, 0), (1, 1))
+    assert found.grid.time.frames == len(found.scores) == 5
+
+    seen = [[] for _ in range(5)]
+    before = [1] if "causal_window_fix" in windowing() else []
+    for frames in ([0, 1, 2], [*before, 2, 3, 4]):
+        noise = tiny.latent(*size)[:, :, frames]
+        with torch.inference_mode():
+            alone = comfy.sample.sample(
+                tiny.recorded(), noise, 2, 3.0, "euler", "simple", tiny.prompt(1), tiny.prompt(2),
+                torch.zeros_like(noise), seed=0, disable_pbar=True,
+            )  # fmt: skip
+        for frame, own in zip(frames, STORE.find(alone).scores[:, 0], strict=True):
+            seen[frame].append(own)
+    expected = torch.stack([torch.stack(own).mean(0) for own in seen])
+    torch.testing.assert_close(found.scores[:, 0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "axis"), [(VIDEO, 3), ("Flux.1", 2), ("Flux.1", 0)])
+def test_context_windows_along_another_axis_are_not_heard_and_the_sentence_says_so(family, axis):
+    tiny = HERE[family]
+    size = (1 if axis else 2, 5, 7)
+    latent = tiny.sample(with_windows(tiny.recorded(), 1, 0, axis), size, steps=1)
+    assert torch.equal(latent, tiny.sample(with_windows(tiny.model(), 1, 0, axis), size, steps=1))
+    with pytest.raises(ConceptAttentionError, match="tiled sampling, context windows"):
+        STORE.find(latent)
+
+
+# --- Memory runs out ------------------------------------------------------------------------------
+
+
+def with_retries(tiny: Tiny, model: Any, rows: int) -> Any:
+    """A pack that goes on with parts of a batch when memory ends inside a call of over `rows`."""
+
+    def short_of_memory(args, original):
+        if len(args["img"]) > rows:
+            raise comfy.model_management.OOM_EXCEPTION("no memory is left")
+        return original(args)
+
+    def around_call(apply, args):
+        x, t, given = args["input"], args["timestep"], args["c"]
+        try:
+            return apply(x, t, **given)
+        except comfy.model_management.OOM_EXCEPTION:
+            made = []
+            for start in range(0, len(x), rows):
+                part = slice(start, start + rows)
+                own = {name: rows_of(value, part, len(x)) for name, value in given.items()}
+                kind = args["cond_or_uncond"][start * len(args["cond_or_uncond"]) // len(x)]
+                options = {**given["transformer_options"], "cond_or_uncond": [kind]}
+                own["transformer_options"] = options
+                made.append(apply(x[part], t[part], **own))
+            return torch.cat(made)
+
+    retrying = model.clone()
+    tiny.around(retrying, 1, short_of_memory)
+    retrying.set_model_unet_function_wrapper(around_call)
+    return retrying
+
+
+def rows_of(value: Any, part: slice, batch: int) -> Any:
+    return value[part] if isinstance(value, Tensor) and len(value) == batch else value
+
+
+def test_a_call_that_ran_out_of_memory_is_heard_once_when_it_is_made_again(tiny, monkeypatch):
+    kept, add = [], Recorder.add
+    monkeypatch.setattr(
+        Recorder, "add", lambda self, step, scores: kept.append(step) or add(self, step, scores)
+    )
+    latent = tiny.sample(with_retries(tiny, tiny.recorded(), rows=2), cfg=3.0)
+    assert kept == [0, 1]
+    assert torch.equal(latent, tiny.sample(with_retries(tiny, tiny.model(), rows=2), cfg=3.0))
+    expected = first_step(tiny)
+    found = STORE.find(latent).scores[:, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_that_is_only_made_picture_by_picture_is_not_heard_and_the_sentence_says_so(tiny):
+    latent = tiny.sample(with_retries(tiny, tiny.recorded(), rows=1), cfg=3.0)
+    assert torch.equal(latent, tiny.sample(with_retries(tiny, tiny.model(), rows=1), cfg=3.0))
+    with pytest.raises(ConceptAttentionError, match="only parts of the picture"):
+        STORE.find(latent)
+
+
+# --- Compiled models ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["Flux.1", "SD3"])

@@ -23,7 +23,7 @@ from ... import ConceptAttentionError
 from ...attention import ImageVectors, step
 from ...locating import Enough
 from ...ranges import select
-from ...recording import Recorder, Recording, RecordSpec, board
+from ...recording import Grid, Recorder, Recording, RecordSpec, board
 from .families import find
 from .family import Family, Layout, Ride
 from .store import STORE, Silence
@@ -34,6 +34,12 @@ if TYPE_CHECKING:  # it draws; recording needs no OpenCV
 KEY = "conceptattention"
 OVERRIDE = "optimized_attention_override"
 POSITIVE = 0  # in transformer_options["cond_or_uncond"]
+TIME = 2  # the axis of a video's latent `b c t h w`
+PARTS = (
+    "Nothing was captured while {model} sampled: it was shown only parts of the picture or of the "
+    "batch, as by tiled sampling, context windows or prompts for areas. Concepts are heard where "
+    "it sees the whole: sample without these, or let one prompt be for the whole picture."
+)
 
 
 File = Callable[[list[Tensor], Recording | Silence], None]
@@ -130,15 +136,19 @@ def _around_model(
     run = options.get(KEY)
     kinds = options.get("cond_or_uncond", [])
     chunks = [i for i, kind in enumerate(kinds) if kind == POSITIVE]
-    # A prompt for a part of the picture sees a cropped latent: another grid, nothing to record.
-    if run is None or not chunks or not run.covers(x, len(kinds)):
+    if run is None or not chunks:
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
+    network = executor.class_obj.diffusion_model
+    view = run.view(x, len(kinds), options.get("context_window"))
+    if view is None or not run.knows(network):
+        run.views.add(type(view))
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
     # what ComfyUI tells the network of the noise level
     timesteps = executor.class_obj.model_sampling.timestep(t).float()
-    forward = Forward(run, len(x), chunks, {**conds, "timesteps": timesteps})
+    forward = Forward(run, view, len(x), chunks, {**conds, "timesteps": timesteps})
     with _uncompiled(), ExitStack() as hooks:
         if run.tour.family.arguments:
-            _hook_blocks(forward, executor.class_obj.diffusion_model, hooks)
+            _hook_blocks(forward, network, hooks)
         else:
             _patch_blocks(forward, options)
         try:
@@ -253,30 +263,93 @@ class Run:
         self.recorder = Recorder(
             tour.spec, self.grid, tour.blocks, max(len(sigmas) - 1, 1), tour.family.name
         )
+        self.depth = len(tour.family.blocks(network))
+        self.film: Film | None = None
+        self.views: set[type] = set()  # that calls of the model had; NoneType: of a part only
 
-    def covers(self, x: Tensor, chunks: int) -> bool:
-        """Whether the model is called for the whole picture, all of the batch, in each chunk."""
+    def knows(self, network: nn.Module) -> bool:
+        """Whether all blocks are there: packs that cache the first put one module for them all."""
+        return len(self.tour.family.blocks(network)) == self.depth
+
+    def view(self, x: Tensor, chunks: int, window: Any) -> "View | None":
+        """What a call of the model shows, if that is all of the batch and of the picture.
+
+        A prompt for a part of the picture, or a tile of it, is a smaller latent: another grid.
+        A context window along the time of a video shows some of its frames, each of them whole.
+        """
         batch, *shape = self.latent_shape
-        return list(x.shape) == [batch * chunks, *shape]
+        grid, frames = self.grid, None
+        if window is not None and window.dim == TIME and len(shape) == 4 and grid.time.patch == 1:
+            before = getattr(window, "causal_anchor_index", None)
+            frames = [*window.index_list] if before is None else [before, *window.index_list]
+            shape[1] = len(frames)
+            grid = replace(grid, time=replace(grid.time, latents=len(frames)))
+        whole = list(x.shape) == [batch * chunks, *shape] and (window is None or frames)
+        return View(grid, frames) if whole else None
 
     def add(self, forward: "Forward", sigma: Tensor, schedule: Tensor) -> None:
         """Keep a forward in which the concepts got through every block."""
-        if len(forward.scores) == len(self.tour.blocks):
-            now = (schedule - sigma.flatten()[0].to(schedule)).abs().argmin().item()
-            self.recorder.add(min(int(now), self.recorder.steps - 1), forward.scores)
+        self.views.add(type(forward.view))
+        if len(forward.scores) != len(self.tour.blocks):
+            return
+        now = (schedule - sigma.flatten()[0].to(schedule)).abs().argmin().item()
+        step = min(int(now), self.recorder.steps - 1)
+        if forward.view.frames is None:
+            self.recorder.add(step, forward.scores)
+            return
+        if self.film is None or self.film.step != step:
+            self.develop()
+            self.film = Film(step, self.grid)
+        self.film.add(forward.view.frames, forward.scores)
+
+    def develop(self) -> None:
+        """Keep a step that was seen window by window, if every frame of the video was seen."""
+        if self.film is not None and all(self.film.frames):
+            self.recorder.add(self.film.step, self.film.scores())
+        self.film = None
 
     def heard(self) -> "Recording | Silence":
+        self.develop()
         try:
             return self.recorder.finish()
         except ConceptAttentionError as nothing:  # the picture is fine: say it where maps are read
-            return Silence(self.tour.spec, str(nothing))
+            parts = PARTS.format(model=self.tour.family.name)
+            return Silence(self.tour.spec, parts if self.views == {type(None)} else str(nothing))
+
+
+@dataclass(frozen=True)
+class View:
+    """What one call of the model shows."""
+
+    grid: Grid
+    frames: list[int] | None
+    """Some frames of a video, in the order in which they are shown; or else all of it."""
+
+
+class Film:
+    """One step of a video that the model sees window by window."""
+
+    def __init__(self, step: int, grid: Grid):
+        self.step = step
+        self.frames: list[list[Tensor]] = [[] for _ in range(grid.time.frames)]  # block b c p
+
+    def add(self, frames: list[int], scores: list[Tensor]) -> None:
+        seen = torch.stack(scores).float().cpu()
+        seen = rearrange(seen, "block b c (frame p) -> frame block b c p", frame=len(frames))
+        for frame, own in zip(frames, seen, strict=True):
+            self.frames[frame].append(own)
+
+    def scores(self) -> list[Tensor]:
+        """For each block `b c p`, of every frame the mean over the windows that show it."""
+        means = torch.stack([torch.stack(own).mean(0) for own in self.frames])
+        return list(rearrange(means, "frame block b c p -> block b c (frame p)"))
 
 
 class Forward:
     """One call of the model: the concepts on their way through its blocks."""
 
-    def __init__(self, run: Run, batch: int, chunks: list[int], conds: dict[str, Any]):
-        self.run, self.batch, self.chunks, self.conds = run, batch, chunks, conds
+    def __init__(self, run: Run, view: View, batch: int, chunks: list[int], conds: dict[str, Any]):
+        self.run, self.view, self.batch, self.chunks, self.conds = run, view, batch, chunks, conds
         self.size = run.latent_shape[0]
         self.ride: Ride | None = None
         self.concepts: Tensor | None = None
@@ -297,7 +370,7 @@ class Forward:
 
     def layout(self, args: dict[str, Any]) -> Layout:
         """Where the picture stands in the joint attention of a block called with `args`."""
-        return self.run.tour.family.layout(self.run.network, args, self.run.grid.patches)
+        return self.run.tour.family.layout(self.run.network, args, self.view.grid.patches)
 
     def step(
         self, index: int, patches: slice, vec: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor
