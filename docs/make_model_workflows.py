@@ -277,9 +277,7 @@ def draw(graph: Graph, model: Model) -> None:
     positive = graph.add("CLIPTextEncode", 1, "Prompt", clip=clip, text=PROMPT)
     negative = graph.add("CLIPTextEncode", 1, "Negative prompt", clip=clip, text="")
     if model.guidance is not None:
-        positive = graph.add(
-            "FluxGuidance", 1, conditioning=positive[0], guidance=model.guidance
-        )
+        positive = graph.add("FluxGuidance", 1, conditioning=positive[0], guidance=model.guidance)
     empty = graph.add(model.empty, 1, batch_size=1, **model.size)
     sampled = graph.add(
         "KSampler", 2, model=recorded, positive=positive[0], negative=negative[0],
