@@ -19,6 +19,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.chroma import Chroma
 from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
 from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
 from conceptattention.conceptattention_core.hosts.comfyui.joyimage import JoyImage
+from conceptattention.conceptattention_core.hosts.comfyui.krea2 import Krea2
 from conceptattention.conceptattention_core.hosts.comfyui.lens import Lens
 from conceptattention.conceptattention_core.hosts.comfyui.lumina import Lumina2, ZImage
 from conceptattention.conceptattention_core.hosts.comfyui.mage_flow import MageFlow
@@ -111,6 +112,11 @@ def z_image() -> Numbered:
     return Numbered(z.ZImageTokenizer(), "qwen3_4b")
 
 
+def krea2() -> Numbered:
+    krea = pytest.importorskip("comfy.text_encoders.krea2")
+    return Numbered(krea.Krea2Tokenizer(), "qwen3vl_4b", dropped=34)
+
+
 def pixeldit() -> Numbered:
     pixels = pytest.importorskip("comfy.text_encoders.pixeldit")
     tokenizer = pixels.PixelDiTGemma2Tokenizer(tokenizer_data=gemma_words())
@@ -134,6 +140,7 @@ READERS = {
     "PixelDiT": (PixelDiT(), pixeldit),
     "Lumina 2": (Lumina2(), lumina),
     "Z-Image": (ZImage(), z_image),
+    "Krea 2": (Krea2(), krea2),
 }
 
 
