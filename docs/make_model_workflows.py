@@ -50,7 +50,10 @@ HD = {"width": 848, "height": 480, "length": 33}
 MODELS = [
     Model(
         "Chroma", "chroma",
-        ("Chroma1-HD-fp8mixed.safetensors", f"{COMFY}Chroma1-HD_repackaged{SPLIT}diffusion_models/"),
+        (
+            "Chroma1-HD-fp8mixed.safetensors",
+            f"{COMFY}Chroma1-HD_repackaged{SPLIT}diffusion_models/",
+        ),
         (("t5xxl_fp8_e4m3fn_scaled.safetensors", T5),), AE,
         kind="chroma", shift=("ModelSamplingAuraFlow", 1.0), cfg=3.5, steps=26, scheduler="beta",
     ),

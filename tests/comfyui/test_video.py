@@ -1,4 +1,4 @@
-"""A video through the nodes: every picture of it has a mask, and is a picture to all that follows."""
+"""A video through the nodes: every picture has a mask and is a picture to all that follows."""
 
 import pytest
 import torch

@@ -17,7 +17,7 @@ from .family import Family, is_a
 from .positions import turns_of_waves, unplace
 from .reading import read_t5
 
-if TYPE_CHECKING:  # ComfyUI has it since 0.19
+if TYPE_CHECKING:  # ComfyUI has it since 0.21
     from comfy.ldm.cogvideo.model import CogVideoXBlock, CogVideoXTransformer3DModel
 
 PACE = 4
