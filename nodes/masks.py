@@ -1,6 +1,9 @@
 """Maps to masks that stock nodes take as they are."""
 
-from comfy_api.latest import io
+import logging
+
+from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..conceptattention_core.concepts import split
 from ..conceptattention_core.masks import draw, union
@@ -80,8 +83,29 @@ class Pick(io.ComfyNode):
     @classmethod
     def execute(cls, maps, name, invert, image=None, **widgets) -> io.NodeOutput:
         check_picture(maps, image)
-        mask = union(draw(maps, split(name), mask_spec(**widgets), image=image))
-        return io.NodeOutput(1 - mask if invert else mask)
+        names = split(name)
+        masks = draw(maps, names, mask_spec(**widgets), image=image)
+        told = _tell_empty(names, masks)
+        if told:
+            logging.warning("Pick Concept Mask: %s", told)
+        mask = union(masks)
+        return io.NodeOutput(
+            1 - mask if invert else mask, ui=ui.PreviewText(told) if told else None
+        )
+
+
+def _tell_empty(names: list[str], masks: Tensor) -> str:
+    """Which of these masks `c b h w` are empty, in a sentence; nothing where none is."""
+    empty = {
+        name: int((~own.flatten(1).any(1)).sum())
+        for name, own in zip(names, masks, strict=True)
+        if not own.flatten(1).any(1).all()
+    }
+    if not empty:
+        return ""
+    pictures = masks.shape[1]
+    told = ", ".join(f"{name} ({count} of {pictures})" for name, count in empty.items())
+    return f"Empty masks: {told}. Concept Scores says how much there is of each concept."
 
 
 class Split(io.ComfyNode):

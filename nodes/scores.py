@@ -5,6 +5,7 @@ import json
 
 from comfy_api.latest import io, ui
 
+from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.concepts import split
 from ..conceptattention_core.maps import describe, presence
 from .wires import check_picture, maps_input, schema
@@ -81,6 +82,11 @@ class Gate(io.ComfyNode):
                     tooltip="The least percentage of the picture in which each of them has to be "
                     "the strongest.",
                 ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="The latents of the pictures, to go on with those that pass.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -91,12 +97,21 @@ class Gate(io.ComfyNode):
                     display_name="passed",
                     tooltip="Positions in the batch of those that passed, from 0, comma-separated.",
                 ),
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="The latents of those that passed, where some were connected.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, maps, image, names, coverage) -> io.NodeOutput:
+    def execute(cls, maps, image, names, coverage, latent=None) -> io.NodeOutput:
         check_picture(maps, image)
+        if latent is not None and len(latent["samples"]) != len(image):
+            raise ConceptAttentionError(
+                f"The latent batch has {len(latent['samples'])} items, the image batch "
+                f"{len(image)} pictures. Connect the latent that the pictures were decoded from."
+            )
         wanted = [maps.concepts.find(name) for name in split(names)] or maps.concepts.shown
         passed = [
             b
@@ -106,8 +121,22 @@ class Gate(io.ComfyNode):
         if not passed:
             told = ", ".join(maps.concepts.names[c] for c in wanted)
             return io.NodeOutput(
-                *(None, None),  # ComfyUI 0.3.64 reads no block without outputs
+                *(None, None, None),  # ComfyUI 0.3.64 reads no block without outputs
                 block_execution=f"Concept Gate: none of {len(image)} pictures shows {told}, each "
                 f"on at least {coverage:g} % of it. Another seed, or a lower coverage?",
             )
-        return io.NodeOutput(image[passed], ", ".join(map(str, passed)))
+        kept = None if latent is None else take(latent, passed)
+        return io.NodeOutput(image[passed], ", ".join(map(str, passed)), kept)
+
+
+def take(latent: dict, passed: list[int]) -> dict:
+    """These items of a batch of latents. They keep their numbers in it and so their noise."""
+    numbers = latent.get("batch_index", list(range(len(latent["samples"]))))
+    kept = {
+        **latent,
+        "samples": latent["samples"][passed],
+        "batch_index": [numbers[b] for b in passed],
+    }
+    if (masks := latent.get("noise_mask")) is not None:
+        kept["noise_mask"] = masks[[b % len(masks) for b in passed]]
+    return kept

@@ -94,8 +94,11 @@ PUBLISHED = {
     "ConceptAttentionSheet": ({"maps": "CONCEPT_MAPS", "name": "STRING"}, ["IMAGE"]),
     "ConceptAttentionScores": ({"maps": "CONCEPT_MAPS"}, ["STRING", "STRING", "STRING"]),
     "ConceptAttentionGate": (
-        {"maps": "CONCEPT_MAPS", "image": "IMAGE", "names": "STRING", "coverage": "FLOAT"},
-        ["IMAGE", "STRING"],
+        {
+            "maps": "CONCEPT_MAPS", "image": "IMAGE", "names": "STRING", "coverage": "FLOAT",
+            "latent": "LATENT",
+        },
+        ["IMAGE", "STRING", "LATENT"],
     ),
     "ConceptAttentionCutOut": (
         {"image": "IMAGE", "mask": "MASK", "crop": "BOOLEAN", "margin": "INT"},
@@ -132,6 +135,7 @@ PUBLISHED = {
 OPTIONAL = {
     ("ConceptAttentionMaps", "model"),
     ("ConceptAttentionMaps", "scale"),
+    ("ConceptAttentionGate", "latent"),
     *product(["ConceptAttentionLocate"], ("scale", "bounces")),
     *product(["ConceptAttentionRecord"], ("bounces", "live", "live_every")),
     *product(("ConceptAttentionMasks", "ConceptAttentionPick"), ("image", *FINISH)),
@@ -394,6 +398,19 @@ def test_inverted_is_everything_else():
 def test_no_name_is_an_error_that_lists_the_concepts(name):
     with pytest.raises(ConceptAttentionError, match="No concept was named. Recorded: cat, red dog"):
         run(Pick, maps=territories(HALVES), name=name)
+
+
+def test_an_empty_mask_is_told_on_the_node_and_in_the_log(caplog):
+    maps = territories(HALVES, [[1, 1, 2, 2]] * 4)
+    given = {**defaults(Pick), "maps": maps, "name": "red dog, sky, Cat"}
+    with caplog.at_level("WARNING"):
+        done = Pick.execute(**given)
+    told = "Empty masks: sky (1 of 2), Cat (1 of 2). Concept Scores says how much there is"
+    (shown,) = done.ui.as_dict()["text"]
+    assert shown.startswith(told) and f"Pick Concept Mask: {shown}" in caplog.text
+    caplog.clear()
+    assert Pick.execute(**{**given, "name": "red dog"}).ui is None
+    assert not caplog.text
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_concepts():

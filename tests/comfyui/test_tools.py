@@ -8,6 +8,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import comfy.sample
 import comfy_extras.nodes_mask as masking
 import folder_paths
 import numpy as np
@@ -865,7 +866,9 @@ SEEDS = territories([[1] * 4] * 4, HALVES, CORNER, [[2, 2, 0, 1]] * 4, HALVES)
 
 
 def gate(pixels: torch.Tensor, maps=SEEDS, **widgets) -> tuple[torch.Tensor, str]:
-    return run(Gate, maps=maps, image=pixels, **widgets)
+    through, positions, latent = run(Gate, maps=maps, image=pixels, **widgets)
+    assert latent is None
+    return through, positions
 
 
 @pytest.mark.parametrize(
@@ -915,6 +918,39 @@ def test_where_nothing_passes_a_gate_blocks_and_says_why():
         "Another seed, or a lower coverage?"
     )
     assert not any(one is not None for one in done.result or ())
+
+
+def test_a_gate_lets_latents_through_with_their_pictures():
+    samples, masks = torch.rand(5, 4, 3, 2), torch.rand(5, 1, 24, 16)
+    latent = {"samples": samples, "noise_mask": masks, "kind": "something"}
+    kept = run(Gate, maps=SEEDS, image=picture(5), latent=latent, names="cat", coverage=10.0)[2]
+    assert torch.equal(kept["samples"], samples[[1, 3, 4]])
+    assert torch.equal(kept["noise_mask"], masks[[1, 3, 4]])
+    assert (kept["batch_index"], kept["kind"]) == ([1, 3, 4], "something")
+    assert set(latent) == {"samples", "noise_mask", "kind"}  # it is somebody else's
+    later = {"samples": samples, "noise_mask": masks[:2], "batch_index": [7, 2, 9, 4, 5]}
+    kept = run(Gate, maps=SEEDS, image=picture(5), latent=later, names="cat", coverage=10.0)[2]
+    assert kept["batch_index"] == [2, 4, 5]
+    assert torch.equal(kept["noise_mask"], masks[[1, 1, 0]])
+    with pytest.raises(ConceptAttentionError, match="latent batch has 4 items, .* 5 pictures"):
+        run(Gate, maps=SEEDS, image=picture(5), latent={"samples": samples[:4]})
+
+
+def test_a_picked_seed_can_be_sampled_further():
+    """The same noise, and the maps of it are still found."""
+    _, latent = sampled(batch=3)
+    (maps,) = run(Maps, latent=latent)
+    cover = [figures[0].coverage for figures in presence(maps)]
+    best = max(range(3), key=lambda b: cover[b])
+    widgets = {"names": "cat", "coverage": cover[best] * 100}
+    through, passed, kept = run(Gate, maps=maps, image=image(3), latent=latent, **widgets)
+    assert str(best) in passed.split(", ") and len(kept["samples"]) == len(through)
+    (alone,) = run(Maps, latent=kept)
+    assert torch.equal(alone.maps, maps.maps[[int(b) for b in passed.split(", ")]])
+    plain = {"samples": torch.zeros(3, TINY_FLUX.channels, 5, 7)}
+    noise = comfy.sample.prepare_noise(plain["samples"], 1)
+    again = comfy.sample.prepare_noise(kept["samples"], 1, kept["batch_index"])
+    assert torch.equal(again, noise[kept["batch_index"]])
 
 
 def test_a_gate_refuses_unknown_names_and_other_pictures():
@@ -1235,7 +1271,10 @@ def tools() -> dict:
         "boxes": node("ConceptAttentionBoxes", mask=["masks", 0], name=["masks", 1],
                       each_part=True, margin=0, crop_factor=2.0),
         "shown points": node("PreviewAny", source=["boxes", 3]),
-        "gate": node("ConceptAttentionGate", **seen, names="", coverage=0.0),
+        "gate": node("ConceptAttentionGate", **seen, names="", coverage=0.0,
+                     latent=["sampler", 0]),
+        "passed latent": node("VAEDecode", samples=["gate", 2], vae=["demo", 2]),
+        "passed again": node("PreviewImage", images=["passed latent", 0]),
         "passed": node("PreviewImage", images=["gate", 0]),
     }  # fmt: skip
 
@@ -1271,7 +1310,8 @@ def test_all_tools_work_on_a_server(server):
     assert np.array_equal(cut[..., :3], np.broadcast_to(images, (3, *images.shape)))
     parts = np.stack(pictures(server, result, "shown parts"))
     assert len(parts) >= 6 and set(np.unique(parts)) <= {0, 255}
-    assert np.array_equal(np.stack(pictures(server, result, "passed")), images)
+    for passed in ("passed", "passed again"):
+        assert np.array_equal(np.stack(pictures(server, result, passed)), images)
     assert len(pictures(server, result, "sheet")) == 2
     (text,) = result.outputs["scores"]["text"]
     assert all(word in text for word in words)
@@ -1309,7 +1349,7 @@ def test_saved_masks_carry_the_prompt_and_the_workflow(server):
 
 def test_a_closed_gate_stops_what_follows_it_and_nothing_else(server):
     graph = changed(tools(), gate={"names": "balloon", "coverage": 100.0})
-    for name in ("psd", "files", "steered", "sheet"):
+    for name in ("psd", "files", "steered", "sheet", "passed again"):
         del graph[name]
     graph["scores"]["inputs"]["maps"] = ["maps", 0]
     result = server.queue(graph, check=False)
