@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.text_encoders.aura_t5 as aura_t5
 import comfy.text_encoders.flux as flux
+import comfy.text_encoders.hidream as hidream
 import comfy.text_encoders.lumina2 as lumina2
 import comfy.text_encoders.pixart_t5 as pixart
 import comfy.text_encoders.qwen_image as qwen_image
@@ -18,6 +19,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.auraflow import AuraFl
 from conceptattention.conceptattention_core.hosts.comfyui.chroma import Chroma
 from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
 from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
+from conceptattention.conceptattention_core.hosts.comfyui.hidream import HiDream
 from conceptattention.conceptattention_core.hosts.comfyui.joyimage import JoyImage
 from conceptattention.conceptattention_core.hosts.comfyui.krea2 import Krea2
 from conceptattention.conceptattention_core.hosts.comfyui.lens import Lens
@@ -169,3 +171,35 @@ def test_several_text_encoders_are_refused_where_one_reads():
     clip = Numbered(sd3_clip.SD3Tokenizer(), "g", after="t5xxl")
     with pytest.raises(ConceptAttentionError, match="one language model; this CLIP has"):
         QwenImage().embed(clip, ["cat"])
+
+
+class T5AndLlama:
+    """HiDream's CLIP: T5's rows, and Llama's with an axis of layers."""
+
+    def __init__(self, loaded: float = 1.0):
+        words = Path(hidream.__file__).parent / "llama_tokenizer" / "tokenizer.json"
+        if not words.exists():
+            pytest.skip("this copy of ComfyUI lacks Llama's words")
+        self.loaded = loaded
+        tokenizer = hidream.HiDreamTokenizer()
+        self.t5, self.llama = Numbered(tokenizer, "t5xxl"), Numbered(tokenizer, "llama")
+        self.tokenize = self.t5.tokenize
+
+    def encode_from_tokens(self, tokens: dict, return_dict: bool) -> dict:
+        t5, llama = (one.encode_from_tokens(tokens, return_dict) for one in (self.t5, self.llama))
+        return {"cond": t5["cond"] * self.loaded, "conditioning_llama3": llama["cond"][:, None]}
+
+
+def test_hidream_reads_once_by_t5_and_twice_by_llama():
+    clip = T5AndLlama()
+    for text in TEXTS:
+        (rows,) = HiDream().embed(clip, [text])
+        t5, last, own = (rows[rows[:, -1] == kind] for kind in range(3))
+        assert plain(clip.llama.decode(last)) == plain(text)
+        assert torch.equal(last[:, :-1], own[:, :-1])
+        assert plain(clip.t5.decode(t5)) == plain(text) or not text.isascii()
+
+
+def test_hidream_without_t5_reads_by_llama_alone():
+    both, alone = (HiDream().embed(T5AndLlama(loaded), ["cat"])[0] for loaded in (1.0, 0.0))
+    assert torch.equal(alone, both[both[:, -1] > 0])

@@ -118,6 +118,9 @@ class Tiny:
     queries: Callable[[Any], Tensor] = lambda normed: normed[0]
     keys: Callable[[Any], Tensor] = lambda normed: normed[1]
     """Queries and keys `b head n d` in what these modules gave."""
+    renew: Callable[[nn.Module, Tensor, Tensor, int], Tensor] = lambda _n, _r, stream, _i: stream
+    """renew(network, rows, stream, index): the text stream as block `index` is given it, where not
+    all of it is what the block before gave."""
     run: Callable[[nn.Module, dict, dict], dict] = run_block
     """run(block, args, transformer_options): what a block makes of `img` and `txt`."""
     around: Callable[[Any, int, Patch], None] = around_slot
@@ -131,6 +134,8 @@ class Tiny:
     """Pixels along a side of a latent cell."""
     numbered: bool = False
     """Whether its text stands at positions of its own."""
+    readings: int = 1
+    """How many tokens a word has in its text."""
     frames: int = 0
     """How many frames its latents have; 0 without an axis for them."""
     text_last: bool = False
