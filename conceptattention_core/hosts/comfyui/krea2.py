@@ -37,7 +37,9 @@ class Krea2(Family):
         return Grid.of_latent(h, w, patch=model.patch)
 
     def layout(self, model: "SingleStreamDiT", args: dict[str, Any], patches: int) -> Layout:
-        start, length = args["transformer_options"]["img_slice"]
+        length = args["img"].shape[1]
+        # before 0.29 nothing stood behind the picture, and its place was not told
+        start, _ = args["transformer_options"].get("img_slice", (length - patches, length))
         return Layout(length, slice(start, start + patches))
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:

@@ -39,7 +39,9 @@ def model() -> comfy.model_patcher.ModelPatcher:
         "default_ref_method": "index",
     })  # fmt: skip
     config.set_inference_dtype(torch.float32, None)
-    return random_weights(config)
+    weights = random_weights(config).model.diffusion_model.state_dict()
+    from_one = {name: weight - float(name.endswith("scale")) for name, weight in weights.items()}
+    return random_weights(config, from_one)  # norms here are told by how they differ from 1
 
 
 def enter(network: nn.Module, rows: Tensor) -> Tensor:
