@@ -57,7 +57,7 @@ def check_masks(image: Tensor, mask: Tensor) -> None:
 
 
 def save_psd(path: Path, layers: Sequence[Layer], size: tuple[int, int]) -> None:
-    """A layered file for Photoshop, Krita, GIMP, Affinity: the first layer lies at the bottom.
+    """A layered file in Photoshop's format: the first layer lies at the bottom.
 
     `size` is h and w of the canvas. Needs psd-tools.
     """

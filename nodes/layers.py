@@ -120,7 +120,7 @@ class SaveLayers(io.ComfyNode):
         return schema(
             "ConceptAttentionSaveLayers",
             "Save Layers",
-            description="Writes a layered PSD file that Photoshop, Krita, GIMP and Affinity open.",
+            description="Writes a layered file in Photoshop's format, PSD.",
             search_aliases=["concept attention", "psd", "photoshop", "krita"],
             is_output_node=True,
             inputs=[

@@ -42,7 +42,7 @@ def concept_inputs() -> list[io.Input]:
     return [
         io.Model.Input(
             "model",
-            tooltip="A model with joint text-image attention: Flux, Chroma, SD3, Qwen-Image.",
+            tooltip="Any model with joint text-image attention; the README lists them.",
         ),
         io.Clip.Input("clip", tooltip="The text encoder of the model; it reads the words."),
         io.String.Input(
@@ -150,7 +150,8 @@ def mask_inputs() -> list[io.Input]:
             "fixed: above the value of 'level'. "
             "top area: the strongest part of the picture, as large as 'level'. "
             "hysteresis: otsu, and what hangs together with it down to 'level'. "
-            "competition: each pixel to its strongest concept, no overlap, no gap.",
+            "competition: each pixel to its strongest concept: no overlap, and no gap but where a "
+            "hidden background wins. Soft masks, grow and feather overlap.",
         ),
         io.Float.Input(
             "level",
@@ -158,8 +159,8 @@ def mask_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="For fixed: the map value, 0 to 1. For top area: the share of the picture. "
-            "For hysteresis: 0 stays with otsu, 1 goes down to the mean. Others do not use it.",
+            tooltip="Used by three thresholds only. fixed: the map value, 0 to 1. top area: the "
+            "share of the picture. hysteresis: 0 stays with otsu, 1 goes down to the mean.",
         ),
         io.Boolean.Input(
             "soft",
