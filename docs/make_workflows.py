@@ -428,7 +428,7 @@ def look(start: Start, picture: Node, concepts: str) -> None:
 
 def photo_to_masks(start: Start) -> None:
     photo = start.graph.add("LoadImage", 1, "The picture", (WIDTH, 400), image="example.png")
-    look(start, photo, "anime girl\nflowers\nsky")
+    look(start, photo, "person\nclothes\nplants\nsky\nground\nbuilding")
 
 
 def picture_to_masks(start: Start) -> None:
@@ -476,7 +476,19 @@ def paint_within(
         title="Paint again",
         **{"denoise": 0.9, **more},
     )
-    repainted = start.decode(again, column=column + 1)
+    # The sampler returns the rest only to within rounding.
+    kept = graph.add(
+        "LatentCompositeMasked",
+        column + 1,
+        "Keep the rest",
+        destination=latent,
+        source=again[0],
+        mask=mask,
+        x=0,
+        y=0,
+        resize_source=False,
+    )
+    repainted = start.decode(kept, column=column + 1)
     return graph.add(
         "ImageCompositeMasked",
         column + 1,
@@ -590,7 +602,8 @@ def regions_that_find_themselves(start: Start) -> None:
         conditioning=positive[0],
         masks=masks[0],
         names=masks[1],
-        prompts="balloon: a yellow hot-air balloon\nwater: a calm lake",
+        prompts="balloon: a yellow hot-air balloon",
+        strength=3.0,
         only_mentioned=True,
     )
     graph.add(
@@ -625,7 +638,9 @@ def compare_spaces(start: Start) -> None:
 
 def seed_picker(start: Start) -> None:
     graph = start.graph
-    sampled, pictures, *_ = paint(start, batch=4)
+    prompt = "a red hot-air balloon and a boat on a lake, mountains, day sky"
+    concepts = "balloon\nboat\nsky\nmountains\nwater"
+    sampled, pictures, *_ = paint(start, prompt, concepts, batch=4)
     graph.add("PreviewImage", 2, "All seeds", PICTURE, images=pictures[0])
     maps = graph.add("ConceptAttentionMaps", 3, latent=sampled[0])
     graph.add("ConceptAttentionScores", 3, size=(420, 420), maps=maps[0])
@@ -634,7 +649,7 @@ def seed_picker(start: Start) -> None:
         4,
         maps=maps[0],
         image=pictures[0],
-        names="balloon, mountains",
+        names="balloon, boat",
         coverage=1.0,
     )
     graph.add(
@@ -679,8 +694,9 @@ IDEAS = [
     ),
     Idea(
         photo_to_masks,
-        "# Photo to masks\n\nChoose a picture in **Load Image** and write what is in it. Any size "
-        f"and shape.\n\n{HOW_TO_LOCATE}",
+        "# Photo to masks\n\nChoose a picture in **Load Image** and write what is in it, in "
+        "place of the words in **Locate Concepts in Image**, which suit many photos and none "
+        f"exactly. Any size and shape.\n\n{HOW_TO_LOCATE}",
         None,
         "photo_to_masks",
     ),
@@ -698,8 +714,9 @@ IDEAS = [
         "# Change only this\n\nThe balloon is painted again in another colour; nothing else "
         "changes.\n\n1. **Pick Concept Mask** takes the balloon, a little larger (*grow*), with a "
         "soft edge (*feather*).\n2. **Set Latent Noise Mask** lets the second sampler paint "
-        "there only.\n3. **Image Composite Masked** puts the result into the first picture: "
-        "beyond the feather every pixel is the very same.\n\nOther words in *name* and in the "
+        "there only.\n3. **Keep the rest** (Latent Composite Masked) and **Image Composite "
+        "Masked** put the result into the first latent and the first picture: beyond the feather "
+        "both are the very same.\n\nOther words in *name* and in the "
         "second prompt change another thing.",
         "change_only_this",
         "change_only_this_flux_dev",
@@ -722,8 +739,8 @@ IDEAS = [
     ),
     Idea(
         layers_to_file,
-        "# Layers to file\n\nOne named layer per word above the whole picture, in a PSD file for "
-        "Photoshop, Krita, GIMP or Affinity; and the masks as PNG files called by their words.\n\n"
+        "# Layers to file\n\nOne named layer per word above the whole picture, in a file of "
+        "Photoshop's format, PSD; and the masks as PNG files called by their words.\n\n"
         "With *threshold* at `competition` no pixel is in two layers.\n\n**Save Layers** needs "
         "`pip install psd-tools` in ComfyUI's Python.",
         "layers_to_file",
@@ -731,9 +748,11 @@ IDEAS = [
     ),
     Idea(
         regions_that_find_themselves,
-        "# Regions that find themselves\n\nA first, short run shows where the balloon and the "
-        "water want to be. Their masks become regions with prompts of their own for the second "
-        "run.\n\nWrite in **Prompt Regions** what to paint where: `name: prompt`.",
+        "# Regions that find themselves\n\nA first, short run shows where the balloon wants to "
+        "be. Its mask becomes a region with a prompt of its own for the second run: a yellow "
+        "balloon, though the prompt for the whole picture says a red one.\n\nWrite in **Prompt "
+        "Regions** what to paint where: `name: prompt`, one per line. *strength* says how much "
+        "that counts beside the prompt for the whole picture.",
         "regions_that_find_themselves",
         "regions_that_find_themselves_flux_dev",
     ),
@@ -749,7 +768,7 @@ IDEAS = [
     Idea(
         seed_picker,
         "# Seed picker\n\nFour seeds at once; only those go on in which the balloon and the "
-        "mountains landed.\n\n**Concept Scores** tells what each picture shows. **Concept Gate** "
+        "boat landed.\n\n**Concept Scores** tells what each picture shows. **Concept Gate** "
         "says how much of the picture each word has to cover.",
         "seed_picker",
         "seed_picker_flux_dev",

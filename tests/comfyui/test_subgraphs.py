@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import cv2
 import numpy as np
 import pytest
 
 from .browser import command, drop, press_run
 from .graphs import WORDS, node, painting, pictures, unrecorded
 from .server import PACK, PROMPT_SECONDS, ROOT, Prompt
-from .test_workflows import choices, inputs_of, is_widget, widget_values
+from .test_workflows import choices, inputs_of, is_widget, latent, saved, widget_values
 
 FILES = sorted((ROOT / "subgraphs").glob("*.json"))
 INPUTS, OUTPUTS = -10, -20  # what the page calls the two ends of a subgraph
@@ -201,23 +202,44 @@ def check(name: str, result: dict[str, Any], picture: np.ndarray) -> None:
     assert (after[inside] != picture[inside]).mean() > 0.5
 
 
-@each_blueprint
-def test_it_does_what_it_says(server, known, picture, file):
-    inside = definition(read(file))
+def fed(inside: dict[str, Any], known: dict[str, Any], name: str) -> Prompt:
+    """A subgraph in API format with the demo model, the picture and settings at its inputs."""
     outside = {
-        **{name: ["demo", slot] for slot, name in enumerate(("model", "clip", "vae"))},
+        **{end: ["demo", slot] for slot, end in enumerate(("model", "clip", "vae"))},
         "image": ["picture", 0],
-        **SETTINGS[file.stem],
+        **SETTINGS[name],
     }
-    prompt = {
+    return {
         "demo": node("ConceptAttentionDemoModel"),
         "picture": node("LoadImage", image="blueprint.png"),
         **flatten(inside, known, outside),
         **show(inside),
     }
-    result = server.queue(prompt)
+
+
+@each_blueprint
+def test_it_does_what_it_says(server, known, picture, file):
+    inside = definition(read(file))
+    result = server.queue(fed(inside, known, file.stem))
     names = {out["name"]: out["name"] for out in inside["outputs"]}
     check(file.stem, made(server, result.outputs, names), picture)
+
+
+def test_beyond_the_mask_the_latent_is_the_very_same(server, known, picture):
+    name = "change_only_this"
+    prompt = fed(definition(read(ROOT / "subgraphs" / f"{name}.json")), known, name)
+    ids = {one["class_type"]: n for n, one in prompt.items()}
+    prompt["first"] = saved([ids["VAEEncode"], 0])
+    prompt["second"] = saved([ids["LatentCompositeMasked"], 0])
+    result = server.queue(prompt)
+    (mask,) = made(server, result.outputs, {"mask": "mask"})["mask"]
+    first, second = (latent(server, result, one) for one in ("first", "second"))
+    height, width = first.shape[-2:]
+    small = cv2.resize(mask[..., 0], (width, height), interpolation=cv2.INTER_LINEAR)
+    rest = cv2.erode(np.uint8(small == 0), np.ones((3, 3))) > 0  # whatever resizes masks there
+    assert 0.05 < rest.mean() < 0.95
+    assert (second[..., rest] == first[..., rest]).all()
+    assert (second != first).any()
 
 
 # --- the page -------------------------------------------------------------------------------------
