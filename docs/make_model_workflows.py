@@ -17,6 +17,7 @@ COMFY, T5 = "Comfy-Org/", "comfyanonymous/flux_text_encoders/resolve/main/"
 SPLIT = "/resolve/main/split_files/"
 QWEN_VL = "qwen_2.5_vl_7b_fp8_scaled.safetensors"
 HUNYUAN_15 = f"{COMFY}HunyuanVideo_1.5_repackaged{SPLIT}"
+JOY = f"{COMFY}JoyAI-Image-Edit/resolve/main/"
 HIDREAM = f"{COMFY}HiDream-I1_ComfyUI{SPLIT}"
 AE = ("ae.safetensors", f"{COMFY}Lumina_Image_2.0_Repackaged{SPLIT}vae/")
 PIXELS = ("pixel_space", "")  # no file: what is noised is the picture itself
@@ -171,6 +172,17 @@ MODELS = [
         size={"width": 720, "height": 480, "length": 49},
     ),
     Model(
+        "Mochi", "mochi",
+        (
+            "mochi_preview_bf16.safetensors",
+            f"{COMFY}mochi_preview_repackaged{SPLIT}diffusion_models/",
+        ),
+        (("t5xxl_fp16.safetensors", f"{COMFY}mochi_preview_repackaged{SPLIT}text_encoders/"),),
+        ("mochi_vae.safetensors", f"{COMFY}mochi_preview_repackaged{SPLIT}vae/"),
+        kind="mochi", cfg=4.5, steps=30, empty="EmptyMochiLatentVideo",
+        size={"width": 848, "height": 480, "length": 37},
+    ),
+    Model(
         "HiDream-I1", "hidream_i1",
         ("hidream_i1_full_fp8.safetensors", f"{HIDREAM}diffusion_models/"),
         (
@@ -197,6 +209,23 @@ MODELS = [
         PIXELS,
         kind="pixeldit", cfg=4.0, steps=30, sampler="er_sde",
         empty="EmptyChromaRadianceLatentImage",
+    ),
+    Model(
+        "Mage-Flow", "mage_flow",
+        (
+            "mage_flow_int8_convrot.safetensors",
+            f"{COMFY}Mage-Flow/resolve/main/diffusion_models/",
+        ),
+        (("qwen3vl_4b_bf16.safetensors", f"{COMFY}Mage-Flow/resolve/main/text_encoders/"),),
+        ("mage_flow_vae_bf16.safetensors", f"{COMFY}Mage-Flow/resolve/main/vae/"),
+        kind="mage", cfg=5.0, steps=30, empty="EmptyFlux2LatentImage",
+    ),
+    Model(
+        "JoyImage", "joyimage",
+        ("joyai_image_edit_int8_convrot.safetensors", f"{JOY}diffusion_models/"),
+        (("qwen3vl_8b_joyimage_edit_int8_convrot.safetensors", f"{JOY}text_encoders/"),),
+        ("wan_2.1_vae.safetensors", f"{JOY}vae/"),
+        kind="joyimage", cfg=4.0, steps=40, scheduler="normal",
     ),
     Model(
         "Lens", "lens",
