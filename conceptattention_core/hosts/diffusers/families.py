@@ -8,9 +8,11 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from ... import ConceptAttentionError
 from .family import Family
 from .flux import Flux
+from .flux2 import Flux2
+from .qwen_image import QwenImage
 from .sd3 import SD3
 
-FAMILIES: list[Family] = [Flux(), SD3()]
+FAMILIES: list[Family] = [Flux(), SD3(), QwenImage(), Flux2()]
 
 
 def find(pipe: DiffusionPipeline) -> Family:

@@ -4,9 +4,14 @@ To add a family, write its file beside this one and list it in TINY: the law tes
 and fail where one is missing here.
 """
 
-from . import flux, sd3
+from . import flux, flux2, qwen_image, sd3
 from .common import LENGTH as LENGTH
 from .common import Tiny as Tiny
 from .flux import tiny_flux as tiny_flux
 
-TINY: dict[str, Tiny] = {"Flux.1": flux.TINY, "SD3": sd3.TINY}
+TINY: dict[str, Tiny] = {
+    "Flux.1": flux.TINY,
+    "SD3": sd3.TINY,
+    "Qwen-Image": qwen_image.TINY,
+    "Flux.2": flux2.TINY,
+}

@@ -57,16 +57,20 @@ class Tiny:
         return torch.cat([text, places.to(text)], dim=1)
 
 
-def tokenizer(start: str, end: str) -> PreTrainedTokenizerFast:
-    """One token for each word; `<pad>` is 0 and the end 1, as in T5."""
+def tokenizer(start: str, end: str, *, closed: bool = True) -> PreTrainedTokenizerFast:
+    """One token for each word; `<pad>` is 0 and the end 1, as in T5.
+
+    Unless `closed`, texts come without start and end, as for language models.
+    """
     special = [token for token in ("<pad>", end, "<unk>", start) if token]
     vocabulary = {token: i for i, token in enumerate([*special, *WORDS])}
     words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(
-        single=f"{start} $A {end}".strip(),
-        special_tokens=[(token, vocabulary[token]) for token in special],
-    )
+    if closed:
+        words.post_processor = TemplateProcessing(
+            single=f"{start} $A {end}".strip(),
+            special_tokens=[(token, vocabulary[token]) for token in special],
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token="<pad>",
