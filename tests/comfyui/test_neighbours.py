@@ -6,6 +6,7 @@ Real nodes where ComfyUI has them; packs of others are rebuilt from how they doc
 
 import importlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -299,9 +300,10 @@ def test_nunchaku_is_refused_with_one_sentence(name):
 # --- Prompts --------------------------------------------------------------------------------------
 
 
-def first_step(tiny: Tiny, model: Any = None, **prompts: Conditioning) -> Tensor:
+def first_step(tiny: Tiny, model: Any = None, **prompts: Any) -> Tensor:
     """What is heard in the first step: whatever was before it is the same noise."""
-    return STORE.find(tiny.sample(tiny.recorded(model=model), cfg=3.0, **prompts)).scores[:, 0]
+    latent = tiny.sample(tiny.recorded(model=model), steps=1, cfg=3.0, **prompts)
+    return STORE.find(latent).scores[:, 0]
 
 
 def left_and_right(tiny: Tiny) -> list[Conditioning]:
@@ -335,7 +337,7 @@ def test_negative_prompts_of_any_length_do_not_change_what_is_heard(tiny):
 
 
 @pytest.fixture
-def lora_folder(tmp_path) -> Path:
+def lora_folder(tmp_path) -> Iterator[Path]:
     folder_paths.add_model_folder_path("loras", str(tmp_path))
     yield tmp_path
     folder_paths.folder_names_and_paths["loras"][0].remove(str(tmp_path))
@@ -359,7 +361,7 @@ def test_a_lora_on_one_prompt_is_heard_with_that_prompt(tiny, lora_folder):
     bare, everywhere = first_step(tiny), first_step(tiny, with_lora)
     assert not torch.allclose(bare, everywhere, rtol=1e-3, atol=1e-3)
 
-    prompts = {"positive": tiny.prompt(1), "negative": tiny.prompt(2)}
+    prompts: dict[str, Any] = {"positive": tiny.prompt(1), "negative": tiny.prompt(2)}
     for which, expected in (("positive", everywhere), ("negative", bare)):
         hung = {**prompts, which: hooked(tiny, prompts[which], lora_folder)}
         latent = tiny.sample(tiny.recorded(), cfg=3.0, **hung)
