@@ -37,7 +37,7 @@ class Flux2(Family):
         return transformer.transformer_blocks
 
     def text_length(self, pipe: Any) -> int:
-        return LENGTH
+        return min(LENGTH, getattr(pipe.tokenizer, "model_max_length", LENGTH))
 
     def embed(self, pipe: Any, words: list[str], length: int) -> list[Tensor]:
         return read_template(pipe, words, length, self.name)
