@@ -8,15 +8,7 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from .common import (
-    Tiny,
-    around_forward,
-    as_text,
-    in_one_sequence,
-    parted,
-    prompts,
-    random_weights,
-)
+from .common import Tiny, around_forward, in_one_sequence, parted, prompts, random_weights
 from .words import TEXT_WIDTH, TemplateReader
 
 NAMES = {"img": "x", "vec": "vec", "pe": "freqs"}
@@ -36,7 +28,7 @@ def model() -> comfy.model_patcher.ModelPatcher:
         "image_model": "krea2", "features": 64, "tdim": 24, "heads": 4, "kvheads": 2,
         "multiplier": 2, "layers": 3, "patch": 2, "channels": 16, "txtlayers": LAYERS,
         "txtdim": TEXT_WIDTH // LAYERS, "txtheads": 2, "txtkvheads": 1,
-        "default_ref_method": "index",
+        "default_ref_method": "index_timestep_zero",
     })  # fmt: skip
     config.set_inference_dtype(torch.float32, None)
     weights = random_weights(config).model.diffusion_model.state_dict()
@@ -64,10 +56,15 @@ def run(block: nn.Module, args: dict, options: dict) -> dict[str, Tensor]:
     return parted(whole, args["txt"].shape[1])
 
 
-def at_origin(positions: Tensor, concepts: int, text: int, patches: int) -> Tensor:
-    """Positions `b 1 n d/2 2 2` of a text at the origin and of the picture."""
-    at = [*[0] * concepts, *range(text, text + patches)]
-    return positions[:, :, at]
+def as_text(args: dict, concepts: Tensor, text: int, patches: int) -> dict:
+    """At the origin, at the noise level that references do not have."""
+    at = [*[0] * concepts.shape[1], *range(text, text + patches)]
+    return {
+        "img": args["img"][:, :patches].clone(),
+        "txt": concepts.clone(),
+        "vec": args["vec"][: len(concepts)],
+        "pe": args["pe"][:, :, at],
+    }
 
 
 TINY = Tiny(
@@ -77,7 +74,7 @@ TINY = Tiny(
     enter=enter,
     block=lambda network, index: network.blocks[index],
     run=run,
-    as_text=as_text(at_origin),
+    as_text=as_text,
     placeless=lambda block: (block.attn.qknorm.qnorm, block.attn.qknorm.knorm),
     queries=lambda normed: normed,
     keys=lambda normed: repeat(normed, "b head n d -> b (head two) n d", two=2),
