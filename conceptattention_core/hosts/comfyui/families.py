@@ -20,8 +20,8 @@ from .lens import Lens
 from .longcat import LongCat
 from .lumina import Lumina2, ZImage
 from .mage_flow import MageFlow
-from .pixeldit import PixelDiT
 from .mochi import Mochi
+from .pixeldit import PixelDiT
 from .qwen_image import QwenImage
 from .sd3 import SD3
 

@@ -23,9 +23,10 @@ from ... import ConceptAttentionError
 from ...attention import ImageVectors, step
 from ...locating import Enough
 from ...ranges import select
-from ...recording import Grid, Recorder, Recording, RecordSpec, board
+from ...recording import Recorder, Recording, RecordSpec, board
 from .families import find
 from .family import Family, Layout, Ride
+from .shown import Film, Shown, look
 from .store import STORE, Silence
 
 if TYPE_CHECKING:  # it draws; recording needs no OpenCV
@@ -34,7 +35,6 @@ if TYPE_CHECKING:  # it draws; recording needs no OpenCV
 KEY = "conceptattention"
 OVERRIDE = "optimized_attention_override"
 POSITIVE = 0  # in transformer_options["cond_or_uncond"]
-TIME = 2  # the axis of a video's latent `b c t h w`
 PARTS = (
     "Nothing was captured while {model} sampled: it was shown only parts of the picture or of the "
     "batch, as by tiled sampling, context windows or prompts for areas. Concepts are heard where "
@@ -139,13 +139,12 @@ def _around_model(
     if run is None or not chunks:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
     network = executor.class_obj.diffusion_model
-    view = run.view(x, len(kinds), options.get("context_window"))
-    if view is None or not run.knows(network):
-        run.views.add(type(view))
+    shown = run.look(x, len(kinds), options.get("context_window"))
+    if shown is None or not run.knows(network):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
     # what ComfyUI tells the network of the noise level
     timesteps = executor.class_obj.model_sampling.timestep(t).float()
-    forward = Forward(run, view, len(x), chunks, {**conds, "timesteps": timesteps})
+    forward = Forward(run, network, shown, len(x), chunks, {**conds, "timesteps": timesteps})
     with _uncompiled(), ExitStack() as hooks:
         if run.tour.family.arguments:
             _hook_blocks(forward, network, hooks)
@@ -257,7 +256,7 @@ class Run:
     """One sampling run of a recorded model."""
 
     def __init__(self, tour: Tour, network: nn.Module, latent_shape: torch.Size, sigmas: Tensor):
-        self.tour, self.network, self.latent_shape = tour, network, latent_shape
+        self.tour, self.latent_shape = tour, latent_shape
         _, _, *latents, h, w = latent_shape
         self.grid = tour.family.grid(network, h, w, *latents)
         self.recorder = Recorder(
@@ -265,46 +264,39 @@ class Run:
         )
         self.depth = len(tour.family.blocks(network))
         self.film: Film | None = None
-        self.views: set[type] = set()  # that calls of the model had; NoneType: of a part only
+        self.saw_whole = self.saw_part = False
+
+    def look(self, x: Tensor, chunks: int, window: Any) -> Shown | None:
+        """What a call of the model shows; None: a part from which nothing can be recorded."""
+        shown = look(x, self.latent_shape, chunks, self.grid, window)
+        self.saw_part |= shown is None
+        return shown
 
     def knows(self, network: nn.Module) -> bool:
         """Whether all blocks are there: packs that cache the first put one module for them all."""
-        return len(self.tour.family.blocks(network)) == self.depth
-
-    def view(self, x: Tensor, chunks: int, window: Any) -> "View | None":
-        """What a call of the model shows, if that is all of the batch and of the picture.
-
-        A prompt for a part of the picture, or a tile of it, is a smaller latent: another grid.
-        A context window along the time of a video shows some of its frames, each of them whole.
-        """
-        batch, *shape = self.latent_shape
-        grid, frames = self.grid, None
-        if window is not None and window.dim == TIME and len(shape) == 4 and grid.time.patch == 1:
-            before = getattr(window, "causal_anchor_index", None)
-            frames = [*window.index_list] if before is None else [before, *window.index_list]
-            shape[1] = len(frames)
-            grid = replace(grid, time=replace(grid.time, latents=len(frames)))
-        whole = list(x.shape) == [batch * chunks, *shape] and (window is None or frames)
-        return View(grid, frames) if whole else None
+        try:
+            return len(self.tour.family.blocks(network)) == self.depth
+        except AttributeError:
+            return False
 
     def add(self, forward: "Forward", sigma: Tensor, schedule: Tensor) -> None:
         """Keep a forward in which the concepts got through every block."""
-        self.views.add(type(forward.view))
+        self.saw_whole = True
         if len(forward.scores) != len(self.tour.blocks):
             return
         now = (schedule - sigma.flatten()[0].to(schedule)).abs().argmin().item()
         step = min(int(now), self.recorder.steps - 1)
-        if forward.view.frames is None:
+        if forward.shown.frames is None:
             self.recorder.add(step, forward.scores)
             return
         if self.film is None or self.film.step != step:
             self.develop()
             self.film = Film(step, self.grid)
-        self.film.add(forward.view.frames, forward.scores)
+        self.film.add(forward.shown.frames, forward.scores)
 
     def develop(self) -> None:
         """Keep a step that was seen window by window, if every frame of the video was seen."""
-        if self.film is not None and all(self.film.frames):
+        if self.film is not None and self.film.complete:
             self.recorder.add(self.film.step, self.film.scores())
         self.film = None
 
@@ -313,43 +305,26 @@ class Run:
         try:
             return self.recorder.finish()
         except ConceptAttentionError as nothing:  # the picture is fine: say it where maps are read
-            parts = PARTS.format(model=self.tour.family.name)
-            return Silence(self.tour.spec, parts if self.views == {type(None)} else str(nothing))
-
-
-@dataclass(frozen=True)
-class View:
-    """What one call of the model shows."""
-
-    grid: Grid
-    frames: list[int] | None
-    """Some frames of a video, in the order in which they are shown; or else all of it."""
-
-
-class Film:
-    """One step of a video that the model sees window by window."""
-
-    def __init__(self, step: int, grid: Grid):
-        self.step = step
-        self.frames: list[list[Tensor]] = [[] for _ in range(grid.time.frames)]  # block b c p
-
-    def add(self, frames: list[int], scores: list[Tensor]) -> None:
-        seen = torch.stack(scores).float().cpu()
-        seen = rearrange(seen, "block b c (frame p) -> frame block b c p", frame=len(frames))
-        for frame, own in zip(frames, seen, strict=True):
-            self.frames[frame].append(own)
-
-    def scores(self) -> list[Tensor]:
-        """For each block `b c p`, of every frame the mean over the windows that show it."""
-        means = torch.stack([torch.stack(own).mean(0) for own in self.frames])
-        return list(rearrange(means, "frame block b c p -> block b c (frame p)"))
+            reason = str(nothing)
+            if self.saw_part and not self.saw_whole:
+                reason = PARTS.format(model=self.tour.family.name)
+            return Silence(self.tour.spec, reason)
 
 
 class Forward:
     """One call of the model: the concepts on their way through its blocks."""
 
-    def __init__(self, run: Run, view: View, batch: int, chunks: list[int], conds: dict[str, Any]):
-        self.run, self.view, self.batch, self.chunks, self.conds = run, view, batch, chunks, conds
+    def __init__(
+        self,
+        run: Run,
+        network: nn.Module,
+        shown: Shown,
+        batch: int,
+        chunks: list[int],
+        conds: dict[str, Any],
+    ):
+        self.run, self.network, self.shown = run, network, shown
+        self.batch, self.chunks, self.conds = batch, chunks, conds
         self.size = run.latent_shape[0]
         self.ride: Ride | None = None
         self.concepts: Tensor | None = None
@@ -363,14 +338,14 @@ class Forward:
             tour = self.run.tour
             own = {name: self._positive(value) for name, value in args.items()}
             conds = {name: self._positive(value) for name, value in self.conds.items()}
-            self.ride = tour.family.enter(self.run.network, tour.rows, own, conds)
+            self.ride = tour.family.enter(self.network, tour.rows, own, conds)
             self.concepts = self.ride.concepts
             self.mean = self.mean.to(self.concepts)
         return self.ride is not None and index == self.at
 
     def layout(self, args: dict[str, Any]) -> Layout:
         """Where the picture stands in the joint attention of a block called with `args`."""
-        return self.run.tour.family.layout(self.run.network, args, self.view.grid.patches)
+        return self.run.tour.family.layout(self.network, args, self.shown.grid.patches)
 
     def step(
         self, index: int, patches: slice, vec: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor

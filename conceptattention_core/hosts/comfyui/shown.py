@@ -1,0 +1,64 @@
+"""What one call of the model shows: the whole picture, or a window of a video's time."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ...recording import Grid
+
+TIME = 2  # the axis of a video's latent `b c t h w`
+
+
+@dataclass(frozen=True)
+class Shown:
+    grid: Grid
+    frames: list[int] | None
+    """Some frames of a video, in the order in which they are shown; None: all there is."""
+
+
+def look(x: Tensor, latent: torch.Size, chunks: int, grid: Grid, window: Any) -> Shown | None:
+    """What a call with `x` shows, if that is all of the batch and of the picture.
+
+    `x` holds `chunks` prompts for a `latent` with this grid. A prompt for a part of the picture, or
+    a tile of it, is a smaller latent: another grid. A context window along the time of a video
+    shows some of its frames, each of them whole.
+    """
+    batch, *shape = latent
+    if window is None:
+        return Shown(grid, None) if list(x.shape) == [batch * chunks, *shape] else None
+    if window.dim != TIME or len(latent) != 5 or grid.time.patch != 1:
+        return None
+    anchor = getattr(window, "causal_anchor_index", None)
+    frames = [*([] if anchor is None else [anchor]), *window.index_list]
+    channels, _, h, w = shape
+    if list(x.shape) != [batch * chunks, channels, len(frames), h, w]:
+        return None
+    return Shown(replace(grid, time=replace(grid.time, latents=len(frames))), frames)
+
+
+class Film:
+    """One step of a video that the model sees window by window."""
+
+    def __init__(self, step: int, grid: Grid):
+        self.step = step
+        self._seen: list[list[Tensor]] = [[] for _ in range(grid.time.frames)]  # block b c p
+
+    @property
+    def complete(self) -> bool:
+        """Whether every frame was seen."""
+        return all(self._seen)
+
+    def add(self, frames: list[int], scores: list[Tensor]) -> None:
+        """Add what a window showed: `b c (frame p)` of each block."""
+        own = torch.stack(scores).float().cpu()
+        own = rearrange(own, "block b c (frame p) -> frame block b c p", frame=len(frames))
+        for frame, seen in zip(frames, own, strict=True):
+            self._seen[frame].append(seen)
+
+    def scores(self) -> list[Tensor]:
+        """For each block `b c (frame p)`, of every frame the mean over the windows that show it."""
+        means = torch.stack([torch.stack(seen).mean(0) for seen in self._seen])
+        return list(rearrange(means, "frame block b c p -> block b c (frame p)"))
