@@ -1,11 +1,13 @@
-"""What masks cost: 8 concepts at 1024 x 1024, one thread.
+"""What masks cost: 8 concepts at 1024 x 1024, one thread, the fastest of a few rounds.
+
+Processor time, which other work on the machine (`load`) can only lengthen.
 
 python -m bench.masking
 """
 
 import json
+import os
 import platform
-import statistics
 import time
 from pathlib import Path
 
@@ -24,6 +26,7 @@ WAYS = {
     "edges": MaskSpec(),
     "edges, competition": MaskSpec(threshold="competition"),
     "edges, soft": MaskSpec(soft=True, contrast=2.0),
+    "edges, top area": MaskSpec(threshold="top area", amount=0.2),
     "edges, hysteresis": MaskSpec(threshold="hysteresis"),
     "edges, every finish": MaskSpec(holes=True, islands=0.01, largest=True, grow=8, feather=8),
 }
@@ -44,13 +47,14 @@ def main() -> None:
             draw(maps, spec=spec, image=image)
             if n:  # the first round warms up
                 times.append(time.process_time() - start)
-        seconds[name] = round(statistics.median(times), 3)
+        seconds[name] = round(min(times), 3)
     figures = {
         "concepts": 8,
         "pixels": [SIDE, SIDE],
         "seconds": seconds,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, 1 thread",
+        "load": round(os.getloadavg()[0], 1),
     }
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(figures, indent=1)

@@ -129,17 +129,22 @@ def union(masks: Tensor) -> Tensor:
 
 
 def finish(mask: Tensor, spec: MaskSpec) -> Tensor:
-    """The shape of a mask `h w` put right: holes, islands, largest part, size, feather."""
+    """The shape of a mask `h w` put right: holes, islands, largest part, size, feather.
+
+    A hard one is of bool. What comes out has the same values as numbers of whatever kind.
+    """
     shape = mask.cpu().numpy()
+    if mask.dtype == torch.bool:
+        shape = shape.view(np.uint8)
     if spec.holes:
         shape = refine.fill_holes(shape)
-    if spec.islands > 0:
+    if spec.largest:  # both steps at once
+        shape = refine.keep_largest(shape, spec.islands)
+    elif spec.islands > 0:
         shape = refine.drop_islands(shape, spec.islands)
-    if spec.largest:
-        shape = refine.keep_largest(shape)
     if spec.grow:
         shape = refine.grow(shape, spec.grow)
-    return torch.from_numpy(np.ascontiguousarray(refine.feather(shape, spec.feather)))
+    return torch.from_numpy(refine.feather(shape, spec.feather))
 
 
 def split(masks: Tensor, least: float = 0.0) -> Tensor:
@@ -162,7 +167,7 @@ def _draw_one(maps: Tensor, pixels: Tensor, c: int, spec: MaskSpec) -> Tensor:
     if spec.soft:
         mask = _contrast(_soft(pixels[c], at), spec.contrast)
     else:
-        mask = (pixels[c] > at).float()
+        mask = pixels[c] > at
     return finish(mask, spec)
 
 

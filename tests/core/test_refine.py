@@ -83,6 +83,29 @@ def test_the_middle_of_a_ring_lies_on_the_ring():
     assert ring[refine.find_middle(ring)] == 1
 
 
+@given(MASKS, st.integers(-9, 9), st.floats(0, 0.3))
+def test_a_hard_mask_of_bytes_is_shaped_like_one_of_floats(mask, pixels, least):
+    steps = [
+        refine.fill_holes,
+        lambda it: refine.drop_islands(it, least),
+        lambda it: refine.keep_largest(it, least),
+        lambda it: refine.grow(it, pixels),
+    ]
+    hard = mask.astype(np.uint8)
+    for step in steps:
+        assert step(hard).dtype == np.uint8
+        assert np.array_equal(step(hard), step(mask))
+    soft = refine.feather(hard, abs(pixels) + 1)
+    assert soft.dtype == np.float32
+    assert np.array_equal(soft, refine.feather(mask, abs(pixels) + 1))
+
+
+@given(SOFT, st.floats(0, 0.3))
+def test_the_largest_of_what_is_no_island_is_found_at_once(mask, least):
+    expected = refine.keep_largest(refine.drop_islands(mask, least))
+    assert np.array_equal(refine.keep_largest(mask, least), expected)
+
+
 @given(MASKS, st.integers(0, 30), st.floats(0, 0.3))
 def test_an_empty_or_full_mask_stays_so(mask, pixels, least):
     for value in (0, 1):
