@@ -6,13 +6,15 @@ A family is one file beside this one and one line in `FAMILIES`. All plumbing li
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ... import ConceptAttentionError
+from .cogvideox import CogVideoX
 from .family import Family
 from .flux import Flux
 from .flux2 import Flux2
+from .hunyuan_video import HunyuanVideo
 from .qwen_image import QwenImage
 from .sd3 import SD3
 
-FAMILIES: list[Family] = [Flux(), SD3(), QwenImage(), Flux2()]
+FAMILIES: list[Family] = [Flux(), SD3(), QwenImage(), Flux2(), CogVideoX(), HunyuanVideo()]
 
 
 def find(pipe: DiffusionPipeline) -> Family:

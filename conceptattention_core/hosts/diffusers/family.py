@@ -86,6 +86,10 @@ class Family(ABC):
         """How many tokens stand before the picture's patches in what `to_q` projects."""
         return 0
 
+
+class PictureFamily(Family):
+    """A family that makes pictures, and so can look at pictures that exist already."""
+
     def patch_pixels(self, pipe: Any) -> int:
         """Pixels along one side of a patch."""
         return 2 * pipe.vae_scale_factor

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from ... import ConceptAttentionError
 from ...attention import ImageVectors
 from ...recording import Grid
-from .family import Family, see
+from .family import PictureFamily, see
 from .joint_attention import TextSide, image_vectors
+from .reading import own_rows
 
 LENGTH, LENGTH_SCHNELL = 512, 256  # tokens
 
 
-class Flux(Family):
+class Flux(PictureFamily):
     name = "Flux.1"
 
     def matches(self, transformer: Any) -> bool:
@@ -52,16 +53,7 @@ class Flux(Family):
             encoded = pipe.encode_prompt(words, words, max_sequence_length=length)[0]
         if hasattr(pipe, "maybe_convert_prompt"):  # a word the user taught the model
             words = pipe.maybe_convert_prompt(words, tokenizer)
-        tokens = tokenizer(
-            words,
-            padding="max_length",
-            max_length=length,
-            truncation=True,
-            return_special_tokens_mask=True,
-            return_tensors="pt",
-        )
-        own = tokens["special_tokens_mask"].to(encoded.device) == 0
-        return [rows[kept] for rows, kept in zip(encoded, own, strict=True)]
+        return own_rows(encoded, tokenizer, words, length)
 
     def grid(self, pipe: FluxPipeline, call: Mapping[str, Any]) -> Grid:
         ids = call["img_ids"]

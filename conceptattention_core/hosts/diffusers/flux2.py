@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...attention import ImageVectors
 from ...recording import Grid
-from .family import Family, is_a, see
+from .family import PictureFamily, is_a, see
 from .joint_attention import guarded, image_vectors, text_heads
 from .reading import places_of, read_template
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # diffusers has it since 0.36
 LENGTH = 512  # tokens, those of the template included
 
 
-class Flux2(Family):
+class Flux2(PictureFamily):
     name = "Flux.2"
 
     def matches(self, transformer: Any) -> bool:

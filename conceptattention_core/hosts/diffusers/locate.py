@@ -11,6 +11,7 @@ from torch import Tensor
 from ... import ConceptAttentionError
 from ...locating import Enough, LocateSpec, blend, draw_looks, fit, resize
 from ...recording import Recorder, Recording, RecordSpec
+from .family import PictureFamily
 from .patch import Ears, Forward, hang_on_blocks, plan
 
 
@@ -35,6 +36,11 @@ def locate(
         )
     tour = plan(pipe, spec, None)
     family, transformer = tour.family, pipe.transformer
+    if not isinstance(family, PictureFamily):
+        raise ConceptAttentionError(
+            f"{family.name} makes videos; pictures that exist are looked at with a model that "
+            "makes pictures."
+        )
     h, w = pictures.shape[-2:]
     size = fit(h, w, family.patch_pixels(pipe), how.megapixels)
     latent = family.encode(pipe, resize(pictures, size)).float()

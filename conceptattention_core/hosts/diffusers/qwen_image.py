@@ -1,4 +1,4 @@
-"""Qwen-Image and Qwen-Image-Edit, whose reference pictures stand behind the picture's patches.
+"""Qwen-Image. Pictures to refer to stand behind the picture's patches.
 
 A concept is read by the language model inside the template of a prompt, from which its own tokens
 are taken; it stands at the places that they have there. There is no pooled vector.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ... import ConceptAttentionError
 from ...attention import ImageVectors
 from ...recording import Grid
-from .family import Family, is_a, see
+from .family import PictureFamily, is_a, see
 from .joint_attention import guarded, image_vectors, text_heads
 from .reading import own_span, places_of, with_column
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # diffusers has it since 0.35
 LENGTH = 512  # tokens; prompts are not padded up to it
 
 
-class QwenImage(Family):
+class QwenImage(PictureFamily):
     name = "Qwen-Image"
 
     def matches(self, transformer: Any) -> bool:

@@ -1,4 +1,4 @@
-"""How concepts are read inside the template of a prompt, and how they keep their places."""
+"""How concepts are read: the rows of a text encoder that belong to a concept's own words."""
 
 from collections.abc import Iterable
 from itertools import takewhile
@@ -9,6 +9,20 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ... import ConceptAttentionError
+
+
+def own_rows(encoded: Tensor, tokenizer: Any, words: list[str], length: int) -> list[Tensor]:
+    """Of rows `c n d` those of each text's own tokens: no padding, no start, no end."""
+    tokens = tokenizer(
+        words,
+        padding="max_length",
+        max_length=length,
+        truncation=True,
+        return_special_tokens_mask=True,
+        return_tensors="pt",
+    )
+    own = tokens["special_tokens_mask"].to(encoded.device) == 0
+    return [rows[: len(kept)][kept] for rows, kept in zip(encoded, own, strict=True)]
 
 
 def read_template(pipe: Any, words: list[str], length: int, family: str) -> list[Tensor]:

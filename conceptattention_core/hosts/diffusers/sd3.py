@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from ... import ConceptAttentionError
 from ...attention import ImageVectors
 from ...recording import Grid
-from .family import Family, see
+from .family import PictureFamily, see
 from .joint_attention import TextSide, image_vectors, text_heads
+from .reading import own_rows
 
 LENGTH = 256  # tokens of T5, which reads prompts, too
 
 
-class SD3(Family):
+class SD3(PictureFamily):
     name = "SD3"
     time_unit = 1
     guided_at_once = True
@@ -49,17 +50,8 @@ class SD3(Family):
             encoded, *_ = pipe.encode_prompt(
                 words, words, words, do_classifier_free_guidance=False, max_sequence_length=length
             )
-        tokens = pipe.tokenizer(
-            words,
-            padding="max_length",
-            max_length=pipe.tokenizer_max_length,
-            truncation=True,
-            return_special_tokens_mask=True,
-            return_tensors="pt",
-        )
-        own = tokens["special_tokens_mask"].to(encoded.device) == 0
         # T5's rows come after
-        return [rows[: len(kept)][kept] for rows, kept in zip(encoded, own, strict=True)]
+        return own_rows(encoded, pipe.tokenizer, words, pipe.tokenizer_max_length)
 
     def grid(self, pipe: StableDiffusion3Pipeline, call: Mapping[str, Any]) -> Grid:
         h, w = call["hidden_states"].shape[-2:]

@@ -4,7 +4,7 @@ To add a family, write its file beside this one and list it in TINY: the law tes
 and fail where one is missing here.
 """
 
-from . import flux, flux2, qwen_image, sd3
+from . import cogvideox, flux, flux2, hunyuan_video, qwen_image, sd3
 from .common import LENGTH as LENGTH
 from .common import Tiny as Tiny
 from .flux import tiny_flux as tiny_flux
@@ -14,4 +14,6 @@ TINY: dict[str, Tiny] = {
     "SD3": sd3.TINY,
     "Qwen-Image": qwen_image.TINY,
     "Flux.2": flux2.TINY,
+    "CogVideoX": cogvideox.TINY,
+    "HunyuanVideo": hunyuan_video.TINY,
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from conceptattention.conceptattention_core.recording import Time
@@ -38,8 +38,8 @@ class Tiny:
     """Whether a block hands out the image before the text."""
     start: int = 0
     """Where its own tokens start among the rows of a prompt."""
-    places: bool = False
-    """Whether rows come with a column of places, counted from the end of the text."""
+    column: Literal["places", "owners"] | None = None
+    """What a last column of rows tells: places from the end of the text, or whose they are."""
     fuses: bool = True
     """Whether diffusers can fuse its projections."""
     heun: bool = True
@@ -47,14 +47,20 @@ class Tiny:
 
     def bare(self, call: dict[str, Any]) -> dict[str, Any]:
         """What the transformer is called with, its text without padding that is masked."""
-        return call
+        mask = call.get("encoder_attention_mask")
+        if mask is None:
+            return dict(call)
+        shown = int(mask[0].sum())
+        names = ("encoder_hidden_states", "encoder_attention_mask")
+        return {**call, **{name: call[name][:, :shown] for name in names}}
 
     def number(self, text: Tensor) -> Tensor:
         """Rows `t n` of a text as they would ride."""
-        if not self.places:
+        if self.column is None:
             return text
-        places = torch.arange(-len(text), 0)[:, None]
-        return torch.cat([text, places.to(text)], dim=1)
+        places = self.column == "places"
+        numbers = torch.arange(-len(text), 0) if places else torch.zeros(len(text))
+        return torch.cat([text, numbers[:, None].to(text)], dim=1)
 
 
 def tokenizer(start: str, end: str, *, closed: bool = True) -> PreTrainedTokenizerFast:

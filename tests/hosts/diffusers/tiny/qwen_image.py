@@ -73,6 +73,6 @@ TINY = Tiny(
     noise=(3 * 5, 64),
     call={"true_cfg_scale": 1.0},
     start=2,
-    places=True,
+    column="places",
     fuses=False,
 )
