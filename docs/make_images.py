@@ -1,15 +1,16 @@
 """Remake the pictures of the README and of ComfyUI's template browser.
 
     python docs/make_images.py results    docs/images/first_masks.jpg
-    python docs/make_images.py graphs     docs/images/*_graph.jpg and the workflows' pictures
+    python docs/make_images.py graphs     docs/images/*_graph.jpg and the workflows' pictures;
+                                          followed by names, only those of these workflows
     python docs/make_images.py brand      docs/images/icon.png, banner.png
 
 `results` paints what workflows/first_masks.json paints, with demo/model. It runs in the
 environment that `python run.py demo` makes.
 
-`graphs` takes pictures of the workflows on ComfyUI's page, those of the demo model after a run. It
-runs in ComfyUI's Python with playwright at hand; COMFYUI_PATH names ComfyUI, COMFYUI_BROWSER a
-Chromium.
+`graphs` takes pictures of the workflows on ComfyUI's page, those of the demo model after a run;
+those for Flux show what the demo model made of the same idea. It runs in ComfyUI's Python with
+playwright at hand; COMFYUI_PATH names ComfyUI, COMFYUI_BROWSER a Chromium.
 """
 
 import io
@@ -162,48 +163,98 @@ DONE = """() => {
     return app.graph.nodes.filter(node => showing.includes(node.type))
         .every(node => node.imgs?.length && node.imgs.every(one => one.complete));
 }"""
+# As if the nodes had run.
+LEND = """outputs => {
+    for (const [node, output] of Object.entries(outputs)) {
+        const detail = {node, display_node: node, output, prompt_id: "lent"};
+        app.api.dispatchCustomEvent("executed", detail);
+    }
+}"""
 
 
-def graphs() -> None:
+def graphs(*names: str) -> None:
     sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
-    from browser import command, drop, press_run
+    from browser import drop, run
     from playwright.sync_api import sync_playwright
     from server import Server
 
+    wanted = [
+        file for file in sorted(WORKFLOWS.glob("*.json")) if file.stem in (names or [file.stem])
+    ]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as engine:
         server = Server(Path(os.environ["COMFYUI_PATH"]), Path(folder) / "base")
         try:
             server.settings(**QUIET)
             pretend_models(Path(folder) / "base" / "models")
-            save(example(), Path(folder) / "base" / "input" / "example.png", 10**6)
             browser = engine.chromium.launch(
                 executable_path=os.environ["COMFYUI_BROWSER"], args=["--headless", "--no-sandbox"]
             )
             page = browser.new_page(viewport={"width": 2880, "height": 1500})
+            page.set_default_timeout(180_000)
             page.goto(server.url)
-            page.wait_for_function("window.app && window.app.vueAppReady", timeout=120_000)
-            for file in sorted(WORKFLOWS.glob("*.json")):
+            page.wait_for_function("window.app && window.app.vueAppReady")
+            made: dict[str, dict[str, Any]] = {}
+            for demo in dict.fromkeys(map(twin, wanted)):
+                drop(page, demo)
+                made[demo.stem] = run(page, server)
+                page.wait_for_function(DONE, polling=1000)
+                if demo in wanted:
+                    take(page, demo)
+            for file in wanted:
+                demo = twin(file)
+                if demo == file:
+                    continue
+                outputs = lend(made[demo.stem], demo, file)
+                if file.stem == "photo_to_masks":
+                    show_as_photo(server, made[demo.stem])
                 drop(page, file)
-                if "ConceptAttentionDemoModel" in file.read_text(encoding="utf-8"):
-                    press_run(page)
-                    page.wait_for_function(DONE, timeout=180_000, polling=1000)
-                page.wait_for_timeout(3000)
-                command(page, "Comfy.Canvas.FitView")
-                save(shot(page, THUMBNAIL), file.with_suffix(".jpg"), 100_000)
-                if file.stem in SHOWN:
-                    shown = IMAGES / f"{file.stem}_graph.jpg"
-                    save(shot(page, SHOWN[file.stem]), shown, 300_000)
+                page.evaluate(LEND, outputs)
+                page.wait_for_function(DONE, polling=1000)
+                take(page, file)
             browser.close()
         finally:
             server.stop()
 
 
-def example() -> Image.Image:
-    """The picture that LoadImage shows; ComfyUI's own is not ours to show."""
-    sys.path.insert(0, str(ROOT))
-    from demo.scenes import scene
+def twin(file: Path) -> Path:
+    """The workflow for the demo model with the same idea."""
+    name = file.stem.removesuffix("_flux_dev")
+    return WORKFLOWS / f"{'picture_to_masks_demo' if name == 'photo_to_masks' else name}.json"
 
-    return Image.fromarray(scene(10_000_003, 512).image)
+
+def lend(outputs: dict[str, Any], demo: Path, file: Path) -> dict[str, Any]:
+    """What the nodes of `demo` showed, for the nodes of the same kinds of `file`, by their ids."""
+
+    def of_kind(workflow: Path) -> dict[str, list[str]]:
+        kinds: dict[str, list[str]] = {}
+        for node in json.loads(workflow.read_text(encoding="utf-8"))["nodes"]:
+            kinds.setdefault(node["type"], []).append(str(node["id"]))
+        return kinds
+
+    theirs, ours = of_kind(demo), of_kind(file)
+    pairs = ((a, b) for kind in ours for a, b in zip(theirs.get(kind, []), ours[kind]))
+    return {b: outputs[a] for a, b in pairs if a in outputs}
+
+
+def show_as_photo(server: Any, outputs: dict[str, Any]) -> None:
+    """What the demo model painted becomes the picture that LoadImage shows."""
+    (painted,) = (
+        output["images"][0]
+        for output in outputs.values()
+        if output["images"][0]["type"] == "output"
+    )
+    server.upload(server.image(painted), "example.png")
+
+
+def take(page: Any, file: Path) -> None:
+    """The picture of the graph on the page, for the template browser and for documents."""
+    from browser import command
+
+    page.wait_for_timeout(3000)
+    command(page, "Comfy.Canvas.FitView")
+    save(shot(page, THUMBNAIL), file.with_suffix(".jpg"), 100_000)
+    if file.stem in SHOWN:
+        save(shot(page, SHOWN[file.stem]), IMAGES / f"{file.stem}_graph.jpg", 300_000)
 
 
 def pretend_models(models: Path) -> None:
@@ -258,6 +309,7 @@ def brand() -> None:
 
 if __name__ == "__main__":
     commands = {"results": results, "graphs": graphs, "brand": brand}
-    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+    name, *more = sys.argv[1:] or [""]
+    if name not in commands or (more and name != "graphs"):
         sys.exit(__doc__)
-    commands[sys.argv[1]]()
+    commands[name](*more)
