@@ -1,12 +1,14 @@
 """`generate`: paint a picture and find concepts in it."""
 
 import argparse
+import inspect
 import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import ConceptAttentionError
 from ..attention import Method
 from ..concepts import parse
 from ..maps import reduce
@@ -20,7 +22,8 @@ class Sampling:
     """What a model is sampled with when nobody says otherwise."""
 
     steps: int
-    guidance: float
+    guidance: float | None
+    true_cfg_scale: float = 1.0
     height: int = 1024
     width: int = 1024
 
@@ -51,17 +54,23 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     how = parser.add_argument_group("how to paint")
     how.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to stay away from")
-    how.add_argument("--guidance", type=float, metavar="X", help="3.5 for dev, 0 for schnell")
+    how.add_argument(
+        "--guidance", type=float, metavar="X", help="3.5 for dev, 0 for schnell, else the model's"
+    )
     how.add_argument(
         "--true-cfg",
         "--true-cfg-scale",
         dest="true_cfg_scale",
         type=float,
-        default=1.0,
         metavar="X",
         help="true guidance against the negative prompt, when above 1; takes twice as long",
     )
-    how.add_argument("--steps", type=options.count, metavar="N", help="28 for dev, 4 for schnell")
+    how.add_argument(
+        "--steps",
+        type=options.count,
+        metavar="N",
+        help="28 for dev, 4 for schnell, else the model's",
+    )
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the first picture")
     how.add_argument("--height", type=options.pixels, metavar="PIXELS", help="1024")
     how.add_argument("--width", type=options.pixels, metavar="PIXELS", help="1024")
@@ -104,13 +113,13 @@ def generate(asked: argparse.Namespace) -> int:
     started = time.perf_counter()
     pipe = models.load(asked.model, *models.choose_place(asked.device, asked.dtype))
     family = find(pipe)
-    usual = DEV if pipe.transformer.config.guidance_embeds else SCHNELL
     sampling = Sampling(
         **{
             name: value if getattr(asked, name) is None else getattr(asked, name)
-            for name, value in asdict(usual).items()
+            for name, value in asdict(usual(pipe, family.name)).items()
         }
     )
+    guidance = read_guidance(pipe, asked.negative_prompt, sampling)
     # ranges that match nothing: says so before it takes time
     select(asked.step_range, sampling.steps, "steps")
     select(asked.blocks, len(family.blocks(pipe.transformer)), "blocks")
@@ -120,10 +129,8 @@ def generate(asked: argparse.Namespace) -> int:
 
     with record(pipe, spec, max_sequence_length=length) as listener:
         images = pipe(
-            asked.prompt,
-            negative_prompt=asked.negative_prompt if asked.true_cfg_scale > 1 else None,
-            true_cfg_scale=asked.true_cfg_scale,
-            guidance_scale=sampling.guidance,
+            prompt=asked.prompt,
+            **guidance,
             num_inference_steps=sampling.steps,
             height=sampling.height,
             width=sampling.width,
@@ -156,7 +163,6 @@ def generate(asked: argparse.Namespace) -> int:
         "family": family.name,
         "prompt": asked.prompt,
         "negative_prompt": asked.negative_prompt,
-        "true_cfg_scale": asked.true_cfg_scale,
         **asdict(sampling),
         "device": str(pipe.device),
         "dtype": str(pipe.dtype).removeprefix("torch."),
@@ -171,6 +177,37 @@ def generate(asked: argparse.Namespace) -> int:
     text = json.dumps(report, ensure_ascii=False, indent=1)
     (asked.out / "report.json").write_text(text + "\n", "utf-8")
     return 0
+
+
+def usual(pipe: Any, family: str) -> Sampling:
+    """What a model is sampled with: what its pipeline says."""
+    if family == "Flux.1":  # one pipeline for two models
+        return DEV if pipe.transformer.config.guidance_embeds else SCHNELL
+    accepted = inspect.signature(pipe.__call__).parameters
+    true_cfg = accepted.get("true_cfg_scale")
+    return Sampling(
+        accepted["num_inference_steps"].default,
+        accepted["guidance_scale"].default,
+        1.0 if true_cfg is None else true_cfg.default,
+    )
+
+
+def read_guidance(pipe: Any, negative_prompt: str, sampling: Sampling) -> dict[str, Any]:
+    """What a pipeline is called with to be guided; one has two kinds of guidance, another one."""
+    accepted = inspect.signature(pipe.__call__).parameters
+    name = type(pipe).__name__
+    if negative_prompt and "negative_prompt" not in accepted:
+        raise ConceptAttentionError(f"{name} takes no --negative-prompt.")
+    guidance: dict[str, Any] = {"guidance_scale": sampling.guidance}
+    if "true_cfg_scale" in accepted:
+        guided = sampling.true_cfg_scale > 1
+        guidance["true_cfg_scale"] = sampling.true_cfg_scale
+        guidance["negative_prompt"] = negative_prompt if guided else None
+    elif sampling.true_cfg_scale > 1:
+        raise ConceptAttentionError(f"{name} takes no --true-cfg; it is guided by --guidance.")
+    elif negative_prompt:
+        guidance["negative_prompt"] = negative_prompt
+    return guidance
 
 
 def remove_earlier(out: Path) -> None:

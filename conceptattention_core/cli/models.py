@@ -72,6 +72,11 @@ def load(model: str, device: str, dtype: "torch.dtype") -> Any:
         pipe = diffusers.AutoPipelineForText2Image.from_pretrained(model, **{keyword: dtype})
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
+        if "can't find a pipeline" in reason:
+            raise ConceptAttentionError(
+                f"{model} makes no pictures from text. Videos are recorded in Python: see "
+                "hosts/diffusers/patch.py."
+            ) from None
         hint = "" if folder.is_dir() else " (No folder here has that name, so the Hub was asked.)"
         raise ConceptAttentionError(f"Could not load the model {model}: {reason}{hint}") from None
     pipe.set_progress_bar_config(desc="Painting", disable=None)  # None: only on a terminal

@@ -28,7 +28,7 @@ def add_model(group: Any) -> None:
         "--model",
         required=True,
         metavar="DIR_OR_ID",
-        help="a Flux.1 folder of diffusers, or its name on the Hugging Face Hub",
+        help="a model folder of diffusers, or its name on the Hugging Face Hub",
     )
 
 

@@ -84,5 +84,5 @@ class HunyuanRide:
 
     def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> ImageVectors:
         attention: Any = self.blocks[index].attn
-        place: Any = partial(apply_rotary_emb, freqs_cis=self.waves)
-        return image_vectors(attention, q, k, v, outputs, place)
+        rotate: Any = apply_rotary_emb  # annotated too narrowly
+        return image_vectors(attention, q, k, v, outputs, partial(rotate, freqs_cis=self.waves))
