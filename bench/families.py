@@ -33,6 +33,11 @@ SPECIAL = {  # what other numbers follow from, and how large a picture may be
         },
     },
     "AuraFlow": {"max_seq": LARGEST_SIDE**2},
+    "Mochi": {"mlp_ratio_x": 24.0},  # ComfyUI insists on its width
+    "PixelDiT": {"num_groups": HEADS, "txt_max_length": PROMPT_TOKENS},
+    "Lumina 2": {"dim": HEADS * HEAD, "n_heads": HEADS},
+    "Z-Image": {"dim": HEADS * HEAD, "axes_dims": (16, 24, 24)},
+    "Krea 2": {"features": HEADS * HEAD, "heads": HEADS},
 }
 
 
@@ -40,7 +45,7 @@ def grow(value: Any, name: str = "") -> Any:
     """A configuration of the law tests at mid size, by what its numbers are."""
     if isinstance(value, dict):
         return {key: grow(item, key) for key, item in value.items()}
-    if "axes" in name or "rope_dim" in name:
+    if name in ("axes_dim", "axes_dims", "axes_dims_rope", "rope_dim_list"):
         return type(value)(n * HEAD // TINY_HEAD for n in value)
     if value == TINY_HEADS and "heads" in name:
         return HEADS
@@ -54,7 +59,9 @@ def build(name: str, tiny: Any) -> Any:
     from tests.comfyui.tiny.common import random_weights
 
     config = tiny.model().model.model_config
-    grown = type(config)({**grow(dict(config.unet_config)), **SPECIAL.get(name, {})})
+    sizes = {**grow(dict(config.unet_config)), **SPECIAL.get(name, {})}
+    grown = type(config)(sizes)
+    grown.unet_config = sizes  # some fill in others
     grown.set_inference_dtype(torch.float32, None)
     return random_weights(grown)
 
