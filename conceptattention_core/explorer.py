@@ -22,8 +22,8 @@ from torch import Tensor
 from . import ConceptAttentionError
 from .export import file_names
 from .maps import ORDERS, ConceptMaps, choose_entries
-from .recording import Recording
 from .ranges import share_out
+from .recording import Recording
 from .render import Picture, colour, heat_map
 
 # What the page may hold. Noise does not deflate and base64 adds a third: together below 2 MB.
