@@ -1,6 +1,9 @@
 """What a user does on ComfyUI's page, for playwright's Page."""
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,25 @@ DROP = """([name, text]) => {
 PICTURES = """node => LiteGraph.vueNodesMode
     ? [...document.querySelectorAll(`[data-node-id="${node.id}"] img`)] : node.imgs ?? []"""
 KINDS = "app.graph.nodes.map(node => node.type).join()"
+IDLE = "!document.querySelector('.p-blockui-mask')"  # while it loads, the page is covered
 # Older pages have a group of buttons under this name, newer ones the button itself.
 RUN = 'button[data-testid="queue-button"], [data-testid="queue-button"] button'
+
+
+RUN_SECONDS = 180
+
+
+@contextmanager
+def opened(server: Any, browser: Any) -> Iterator[Any]:
+    """ComfyUI's page, ready to use, as playwright's Page."""
+    server.settings(Comfy__TutorialCompleted=True)  # otherwise a tutorial covers the canvas
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    context.set_default_timeout(120_000)  # busy machines; nothing here waits without need
+    page = context.new_page()
+    page.goto(server.url)
+    page.wait_for_function("window.app && window.app.vueAppReady")
+    yield page
+    context.close()
 
 
 def drop(page: Any, workflow: Path) -> None:
@@ -30,6 +50,7 @@ def drop(page: Any, workflow: Path) -> None:
 def wait_for_nodes(page: Any, workflow: Path) -> None:
     kinds = [node["type"] for node in json.loads(workflow.read_text(encoding="utf-8"))["nodes"]]
     page.wait_for_function(f"{KINDS} === '{','.join(kinds)}'")
+    page.wait_for_function(IDLE)
 
 
 def command(page: Any, name: str) -> None:
@@ -38,6 +59,21 @@ def command(page: Any, name: str) -> None:
 
 def press_run(page: Any) -> None:
     page.locator(RUN).first.click()
+
+
+def run(page: Any, server: Any) -> dict[str, Any]:
+    """Press Run and wait for the end; what each node shows, by its id."""
+    queued = page.expect_response(
+        lambda answer: answer.request.method == "POST" and answer.url.endswith("/prompt")
+    )
+    with queued as answer:
+        press_run(page)
+    prompt_id = answer.value.json()["prompt_id"]
+    end = time.monotonic() + RUN_SECONDS
+    while not (history := server.get(f"/history/{prompt_id}")):
+        assert time.monotonic() < end, server.log()[-4000:]
+        page.wait_for_timeout(500)
+    return history[prompt_id]["outputs"]
 
 
 def wait_for_pictures(page: Any, counts: dict[str, int]) -> None:

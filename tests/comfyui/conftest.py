@@ -27,6 +27,7 @@ else:
         # Has to be set before comfy.model_management is imported, which looks for a GPU.
         comfy.cli_args.args.cpu = True
 
+    from .browser import opened
     from .server import Server, make_torchaudio_stand_in
 
 
@@ -104,12 +105,5 @@ def _browser() -> Iterator[Any]:
 @pytest.fixture
 def page(server: "Server", _browser: Any) -> Iterator[Any]:
     """ComfyUI's page in a browser, ready to use, as playwright's Page."""
-    # Otherwise a tutorial covers the canvas.
-    server.settings(Comfy__TutorialCompleted=True)
-    context = _browser.new_context(viewport={"width": 1600, "height": 1000})
-    context.set_default_timeout(120_000)  # busy machines; nothing here waits without need
-    opened = context.new_page()
-    opened.goto(server.url)
-    opened.wait_for_function("window.app && window.app.vueAppReady")
-    yield opened
-    context.close()
+    with opened(server, _browser) as page:
+        yield page

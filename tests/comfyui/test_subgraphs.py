@@ -1,7 +1,6 @@
 """The blueprints of the pack: as files, on a real server, and as nodes on ComfyUI's page."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from .browser import command, drop, press_run
+from .browser import command, drop, run
 from .graphs import WORDS, node, painting, pictures, unrecorded
-from .server import PACK, PROMPT_SECONDS, ROOT, Prompt
+from .server import PACK, ROOT, Prompt
 from .test_workflows import choices, inputs_of, is_widget, latent, saved, widget_values
 
 FILES = sorted((ROOT / "subgraphs").glob("*.json"))
@@ -285,21 +284,6 @@ def place(page, name: str) -> None:
     page.keyboard.press("Enter")
     page.wait_for_function(WHOLE)
     page.mouse.click(800, 500)
-
-
-def run(page, server) -> dict[str, Any]:
-    """Press Run; what each node shows, by its id."""
-    queued = page.expect_response(
-        lambda answer: answer.request.method == "POST" and answer.url.endswith("/prompt")
-    )
-    with queued as answer:
-        press_run(page)
-    prompt_id = answer.value.json()["prompt_id"]
-    end = time.monotonic() + PROMPT_SECONDS
-    while not (history := server.get(f"/history/{prompt_id}")):
-        assert time.monotonic() < end, server.log()[-4000:]
-        page.wait_for_timeout(500)
-    return history[prompt_id]["outputs"]
 
 
 @each_blueprint

@@ -51,6 +51,12 @@ def twin(file: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def known(server) -> dict[str, Any]:
     """object_info of a server that has every model file which a workflow says it needs."""
+    pretend_models(server)
+    return server.object_info()
+
+
+def pretend_models(server) -> None:
+    """Empty files under the names that workflows load."""
     for file in (*FILES, *MODELS):
         for wanted in read(file)["nodes"]:
             for model in wanted["properties"].get("models", []):
@@ -60,11 +66,14 @@ def known(server) -> dict[str, Any]:
             if wanted["type"] == "UNETLoader":  # not every model has a known place to come from
                 name, _ = wanted["widgets_values"]
                 (server.folder / "models" / "diffusion_models" / name).touch()
-    return server.object_info()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _example(server) -> None:
+    put_example(server)
+
+
+def put_example(server) -> None:
     """The picture that every ComfyUI brings and workflows load; here another one."""
     down, right = np.mgrid[0:256, 0:256].astype(np.uint8)
     picture = np.stack([right, np.where(down > 128, 200, 90), 255 - down], axis=-1)
