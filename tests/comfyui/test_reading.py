@@ -169,7 +169,16 @@ def test_a_concept_stands_where_it_stands_in_the_template(name):
 
 def test_several_text_encoders_are_refused_where_one_reads():
     clip = Numbered(sd3_clip.SD3Tokenizer(), "g", after="t5xxl")
-    with pytest.raises(ConceptAttentionError, match="one language model; this CLIP has"):
+    with pytest.raises(ConceptAttentionError, match="a language model; this CLIP has"):
+        QwenImage().embed(clip, ["cat"])
+
+
+def test_an_encoder_that_keeps_the_concepts_own_rows_to_itself_is_named():
+    tokenizer = qwen_image.QwenImageTokenizer()
+    clip = Numbered(
+        tokenizer, "qwen25_7b", dropped=len(tokenizer.tokenize_with_weights("")["qwen25_7b"][0])
+    )
+    with pytest.raises(ConceptAttentionError, match="those of the concept itself are not among"):
         QwenImage().embed(clip, ["cat"])
 
 

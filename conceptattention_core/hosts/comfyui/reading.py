@@ -89,6 +89,12 @@ def read_template(
         ids = one[key][0]
         own = _span(ids, empty[key][0])
         places = range(own.start - len(ids), own.stop - len(ids))
+        if own and len(rows) + places.start < 0:
+            raise ConceptAttentionError(
+                f"{family} reads concepts with '{key}', which gave {len(rows)} rows for "
+                f"{len(ids)} tokens: those of the concept itself are not among them. Connect the "
+                "CLIP that encodes the prompt."
+            )
         read.append(with_column(rows[[len(rows) + place for place in places]], places))
     return read
 
