@@ -541,7 +541,7 @@ def test_beyond_the_feather_nothing_changes(server, name):
     (before,) = pictures(server, result, decoded(named, "Before"))
     (after,) = pictures(server, result, decoded(named, "After"))
     (mask,) = masks(server, result)
-    assert 0.05 < (mask > 0).mean() < 0.95
+    assert 0.02 < (mask > 0).mean() < 0.98  # a balloon, or all around its middle
     assert (after[mask == 0] == before[mask == 0]).all()
     assert (after[mask > 0] != before[mask > 0]).mean() > 0.1
     change = np.abs(latent(server, result, "second") - latent(server, result, "first"))[0].max(0)
