@@ -585,16 +585,19 @@ def test_a_hundred_runs_leave_memory_flat(tiny, monkeypatch):
     monkeypatch.setattr(STORE, "capacity", 10 * STORE._nbytes())
     tracemalloc.start()
     try:
+        seen = []
         for seed in range(100):
             tiny.sample(model, (1, 4, 4), steps=1, seed=seed)
-            if seed == 40:
-                before = held()
-        after = held()
+            if seed in (39, 69, 99):
+                seen.append(held())
     finally:
         tracemalloc.stop()
+    before, _, after = seen
     assert 2 < after["filed"] <= before["filed"] < 40
     assert after["tensors"] <= before["tensors"]
-    assert after["bytes"] < before["bytes"] + 2048  # 60 runs: not even an object each
+    bytes_ = [held["bytes"] for held in seen]
+    # 30 runs and 30 more: what is left of each would show in both, what is made once in one
+    assert min(bytes_[1] - bytes_[0], bytes_[2] - bytes_[1]) < 1024, bytes_
     assert not living(patch.Run, patch.Forward, Recorder)
 
 

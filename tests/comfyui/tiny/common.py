@@ -203,7 +203,8 @@ def lora_for(model: Any) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     lora = {}
     for name, weight in model.model.diffusion_model.state_dict().items():
-        if ("attn" in name or "attention" in name) and name.endswith(".weight") and weight.ndim == 2:
+        of_attention = ("attn" in name or "attention" in name) and name.endswith(".weight")
+        if of_attention and weight.ndim == 2:
             key = f"diffusion_model.{name.removesuffix('.weight')}"
             rows, columns = weight.shape
             lora[f"{key}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / 10
