@@ -15,6 +15,7 @@ Axes, one letter or word each, everywhere in this package:
     c      concepts                       p      patches of the picture, row by row (y x)
     y x    the patch grid                 h w    pixels of the picture
     step   sampling steps                 block  joint-attention blocks
+    frame  of a video; in `b` the frames of each follow one another
     head d attention heads, their width   rgb    colours
 """
 

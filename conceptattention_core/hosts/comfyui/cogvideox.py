@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...classes import is_a
 from ...recording import Grid, Time
-from .family import Family, is_a
+from .family import Family
 from .positions import turns_of_waves, unplace
 from .reading import read_t5
 

@@ -11,11 +11,6 @@ from ...attention import JointBlock
 from ...recording import Grid
 
 
-def is_a(thing: Any, name: str) -> bool:
-    """Whether it is of the class of this full name, which not every version of ComfyUI has."""
-    return any(f"{kind.__module__}.{kind.__qualname__}" == name for kind in type(thing).__mro__)
-
-
 @dataclass(frozen=True)
 class Layout:
     """Where the picture stands among the tokens of a joint attention."""

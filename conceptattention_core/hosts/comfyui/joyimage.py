@@ -12,8 +12,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...classes import is_a
 from ...recording import Grid, Time
-from .family import Family, Layout, is_a
+from .family import Family, Layout
 from .positions import unplace
 from .reading import read_template
 

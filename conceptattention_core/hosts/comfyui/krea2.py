@@ -14,8 +14,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from ...classes import is_a
 from ...recording import Grid
-from .family import Family, Layout, is_a
+from .family import Family, Layout
 from .positions import apart, numbered, unplace
 from .reading import read_template
 

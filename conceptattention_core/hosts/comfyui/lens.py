@@ -11,16 +11,16 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...classes import is_a
 from ...recording import Grid
-from .family import Family, Layout, is_a
+from .family import Family, Layout
 from .positions import turns_of
 from .qwen_stream import QwenBlock, QwenRide
-from .reading import read_template
+from .reading import NOTHING, read_template
 
 if TYPE_CHECKING:  # ComfyUI has it since 0.23
     from comfy.ldm.lens.model import LensTransformer2DModel
 
-NOTHING = "\ue000"  # no letter of any language; an empty text has no template here
 PIXELS_PER_LATENT = 16
 
 

@@ -14,8 +14,9 @@ from comfy.ldm.lumina.model import JointTransformerBlock, NextDiT
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from ...classes import is_a
 from ...recording import Grid
-from .family import Family, Layout, is_a
+from .family import Family, Layout
 from .positions import apart, numbered, place, turns_of, unplace
 from .reading import read_template
 

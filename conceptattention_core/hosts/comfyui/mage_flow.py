@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ...classes import is_a
 from ...recording import Grid
-from .family import Family, is_a
+from .family import Family
 from .qwen_stream import QwenRide
 from .reading import read_template
 

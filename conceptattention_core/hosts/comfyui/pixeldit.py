@@ -13,15 +13,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...classes import is_a
 from ...recording import Grid
-from .family import Family, is_a
+from .family import Family
 from .positions import place, places_of, turns_of, unplace
-from .reading import read_template
+from .reading import NOTHING, read_template
 
 if TYPE_CHECKING:  # ComfyUI 0.3.64 does not have it
     from comfy.ldm.pixeldit.model import MMDiTBlockT2I, PixDiT_T2I
-
-NOTHING = "\ue000"  # no letter of any language; for an empty text there is no template
 
 
 class PixelDiT(Family):

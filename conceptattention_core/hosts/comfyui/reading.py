@@ -12,6 +12,9 @@ from .positions import with_column
 T5 = "t5xxl"
 T5_END = 1
 
+NOTHING = "\ue000"
+"""No letter of any language: what an empty text is to encoders that give it no template."""
+
 Tokens = list[tuple]  # (id or vector, weight, ...)
 
 

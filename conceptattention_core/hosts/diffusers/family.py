@@ -11,11 +11,6 @@ from ...attention import ImageVectors, JointBlock
 from ...recording import Grid
 
 
-def is_a(thing: Any, name: str) -> bool:
-    """Whether it is of the class of this full name, which not every version of diffusers has."""
-    return any(f"{kind.__module__}.{kind.__qualname__}" == name for kind in type(thing).__mro__)
-
-
 class Ride(Protocol):
     """Concepts on their way through one call of a transformer.
 

@@ -15,8 +15,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...attention import ImageVectors
+from ...classes import is_a
 from ...recording import Grid
-from .family import PictureFamily, is_a, see
+from .family import PictureFamily, see
 from .joint_attention import guarded, image_vectors, text_heads
 from .reading import places_of, read_template
 

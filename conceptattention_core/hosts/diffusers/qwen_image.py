@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ... import ConceptAttentionError
 from ...attention import ImageVectors
+from ...classes import is_a
 from ...recording import Grid
-from .family import PictureFamily, is_a, see
+from .family import PictureFamily, see
 from .joint_attention import guarded, image_vectors, text_heads
 from .reading import own_span, places_of, with_column
 
