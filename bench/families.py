@@ -22,6 +22,7 @@ from .sampling import RESULTS, WORDS, import_comfy
 IMAGE_TOKENS, PROMPT_TOKENS, CONCEPTS = 1024, 128, 8
 HEADS, HEAD, TINY_HEADS, TINY_HEAD, TINY_TEXT = 8, 64, 3, 16, 40
 LARGEST_SIDE = 64
+SLOW = "the slow path (Flux.1's model)"
 SPECIAL = {  # what other numbers follow from, and how large a picture may be
     "SD3": {
         "depth": HEADS,
@@ -109,6 +110,8 @@ def main() -> None:
 
     import_comfy("cpu")
     torch.set_num_threads(1)
+    from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES
+
     from tests.comfyui.tiny import HERE
 
     file = RESULTS / "families_cpu.json"
@@ -117,6 +120,10 @@ def main() -> None:
         if asked.only is None or asked.only in name:
             rows[name] = measure(name, tiny, asked.rounds)
             print(table({name: rows[name]}).splitlines()[-1], flush=True)
+    if asked.only is None or asked.only in SLOW:
+        FAMILIES.clear()  # whose model goes the slow path then
+        rows[SLOW] = measure("Flux.1", HERE["Flux.1"], asked.rounds)
+        print(table({SLOW: rows[SLOW]}).splitlines()[-1], flush=True)
     file.write_text(json.dumps(rows, indent=1) + "\n")
     file.with_suffix(".md").write_text(table(rows))
 

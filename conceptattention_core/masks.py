@@ -107,11 +107,12 @@ def draw(
         raise ConceptAttentionError(
             f"No concept was named. Recorded: {', '.join(maps.concepts.names)}."
         )
-    if pixels is None and image is not None and spec.edges:
-        pixels = sharpen(maps, image, spec)
-    elif pixels is None:
-        size = size if image is None else (image.shape[1], image.shape[2])
-        pixels = upsample(maps.maps, maps.grid, size)
+    if pixels is None:
+        if image is not None and spec.edges:
+            pixels = sharpen(maps, image, spec)
+        else:
+            size = size if image is None else (image.shape[1], image.shape[2])
+            pixels = upsample(maps.maps, maps.grid, size)
     shown = presence(maps)
     # masks that tile the picture keep every pixel that their concept has won
     keep_absent = spec.keep_absent or spec.threshold == "competition"

@@ -17,6 +17,8 @@ from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui import patch
 from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES, find
 from conceptattention.conceptattention_core.hosts.comfyui.locate import locate
+from conceptattention.conceptattention_core.hosts.comfyui.override import OVERRIDE
+from conceptattention.conceptattention_core.hosts.comfyui.run import POSITIVE, Forward, Run
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.locating import LocateSpec
 from conceptattention.conceptattention_core.maps import ORDERS, reduce
@@ -182,7 +184,7 @@ def call_apart(tiny: Tiny, block: nn.Module, args: dict) -> tuple[dict, dict]:
     _, keys = tiny.placeless(block)
     hook = keys.register_forward_hook(lambda _m, _a, out: seen.update(keys=tiny.keys(out).clone()))
     try:
-        return tiny.run(block, args, {patch.OVERRIDE: override}), seen
+        return tiny.run(block, args, {OVERRIDE: override}), seen
     finally:
         hook.remove()
 
@@ -224,7 +226,7 @@ class Witness:
     def _watch(self, index: int):
         def patch_of_block(args, original):
             options = args["transformer_options"]
-            at = options["cond_or_uncond"].index(patch.POSITIVE) * self.b
+            at = options["cond_or_uncond"].index(POSITIVE) * self.b
             rows = slice(at, at + self.b)
             self.args[index] = {
                 name: of_rows(value, rows, len(args["img"]))
@@ -234,7 +236,7 @@ class Witness:
             text = args.get("num_tokens", args["txt"].shape[1])  # Mochi joins no padding
             joint = text + args["img"].shape[1]
 
-            earlier = options.get(patch.OVERRIDE)
+            earlier = options.get(OVERRIDE)
 
             def override(attention, *rest, **kwargs):
                 out = (attention if earlier is None else partial(earlier, attention))(
@@ -249,7 +251,7 @@ class Witness:
                 # where both streams have one norm, concepts come through it later
                 self.queries.setdefault(index, self.tiny.queries(out)[rows].clone())
 
-            options = {**options, patch.OVERRIDE: override}
+            options = {**options, OVERRIDE: override}
             queries, _ = self.tiny.placeless(self.tiny.block(self.network, index))
             hook = queries.register_forward_hook(before_positions)
             try:
@@ -558,7 +560,7 @@ def test_a_run_that_breaks_off_leaves_no_trace(tiny, trouble):
     assert len(STORE) == 0
     assert frozen(model.model_options) == before
     assert patch.KEY not in guider.model_options["transformer_options"]
-    assert not living(patch.Run, patch.Forward, Recorder)
+    assert not living(Run, Forward, Recorder)
     assert torch.equal(STORE.find(tiny.sample(model)).scores, whole)
 
 
@@ -598,7 +600,7 @@ def test_a_hundred_runs_leave_memory_flat(tiny, monkeypatch):
     bytes_ = [held["bytes"] for held in seen]
     # 30 runs and 30 more: what is left of each would show in both, what is made once in one
     assert min(bytes_[1] - bytes_[0], bytes_[2] - bytes_[1]) < 1024, bytes_
-    assert not living(patch.Run, patch.Forward, Recorder)
+    assert not living(Run, Forward, Recorder)
 
 
 # --- What cannot be recorded ----------------------------------------------------------------------

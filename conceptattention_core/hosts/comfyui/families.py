@@ -1,6 +1,7 @@
 """The model families there are.
 
-A family is one file beside this one and one line in `FAMILIES`. All plumbing lies in `patch.py`.
+A family is one file beside this one and one line in `FAMILIES`. All plumbing lies in `patch.py`,
+`blocks.py` and `run.py`; models of no family go the slow way of `rerun.py`.
 """
 
 from torch import nn
@@ -23,6 +24,7 @@ from .mage_flow import MageFlow
 from .mochi import Mochi
 from .pixeldit import PixelDiT
 from .qwen_image import QwenImage
+from .rerun import Rerun, blocks_of
 from .sd3 import SD3
 
 FAMILIES: list[Family] = [
@@ -56,6 +58,9 @@ def find(model: nn.Module) -> Family:
     for family in FAMILIES:
         if family.matches(model):
             return family
+    blocks = blocks_of(type(model))
+    if blocks is not None:
+        return Rerun(model, blocks)
     raise ConceptAttentionError(
         f"Concept attention needs joint text-image attention. Got {type(model).__name__}; "
         f"supported: {', '.join(family.name for family in FAMILIES)}."

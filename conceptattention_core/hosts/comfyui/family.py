@@ -64,7 +64,11 @@ class Family(ABC):
     def enter(self, model: Any, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]) -> Ride:
         """Let concepts `t n` enter, given what block 0 and the model were called with."""
 
-    def layout(self, model: Any, args: dict[str, Any], patches: int) -> Layout:
+    def told(self, args: dict[str, Any]) -> Any:
+        """What a ride is told of a block that is called with `args`, to lend it to concepts."""
+        return args["vec"]
+
+    def layout(self, model: Any, args: dict[str, Any], patches: int, ride: Any) -> Layout:
         """Where `patches` stand in the attention of a block called with `args`.
 
         Unless a family says otherwise: text, then the picture, then pictures to refer to.

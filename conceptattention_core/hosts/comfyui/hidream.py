@@ -47,7 +47,7 @@ class HiDream(Family):
         return Grid.of_latent(h, w, patch=model.patch_size)
 
     def layout(
-        self, model: HiDreamImageTransformer2DModel, args: dict[str, Any], patches: int
+        self, model: HiDreamImageTransformer2DModel, args: dict[str, Any], patches: int, ride: Any
     ) -> Layout:
         return Layout(patches + args["txt"].shape[1], slice(patches))
 

@@ -35,7 +35,7 @@ class JoyImage(Family):
         return Grid.of_latent(h, w, patch=model.patch_size[-1], time=Time(latents))
 
     def layout(
-        self, model: "JoyImageTransformer3DModel", args: dict[str, Any], patches: int
+        self, model: "JoyImageTransformer3DModel", args: dict[str, Any], patches: int, ride: Any
     ) -> Layout:
         return Layout(args["img"].shape[1] + args["txt"].shape[1], slice(patches))
 

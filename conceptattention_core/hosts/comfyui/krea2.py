@@ -37,7 +37,9 @@ class Krea2(Family):
     def grid(self, model: "SingleStreamDiT", h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=model.patch)
 
-    def layout(self, model: "SingleStreamDiT", args: dict[str, Any], patches: int) -> Layout:
+    def layout(
+        self, model: "SingleStreamDiT", args: dict[str, Any], patches: int, ride: Any
+    ) -> Layout:
         length = args["img"].shape[1]
         # before 0.29 nothing stood behind the picture, and its place was not told
         start, _ = args["transformer_options"].get("img_slice", (length - patches, length))

@@ -36,7 +36,9 @@ class Lens(Family):
     def grid(self, model: "LensTransformer2DModel", h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=1, scale=PIXELS_PER_LATENT)  # latents come packed
 
-    def layout(self, model: "LensTransformer2DModel", args: dict[str, Any], patches: int) -> Layout:
+    def layout(
+        self, model: "LensTransformer2DModel", args: dict[str, Any], patches: int, ride: Any
+    ) -> Layout:
         return Layout(patches + args["txt"].shape[1], slice(patches))
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:

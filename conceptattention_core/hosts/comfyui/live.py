@@ -55,10 +55,10 @@ class View:
         maps = reduce(recording, steps=str(step)).picture(0)
         now = maps.of(self.live.name)
         self.count += 1
-        self.mean = now if self.mean is None else self.mean + (now - self.mean) / self.count
+        mean = self.mean = now if self.mean is None else self.mean + (now - self.mean) / self.count
         shrink = min(1.0, MOST_PIXELS / max(maps.grid.h, maps.grid.w))
         size = (round(maps.grid.h * shrink), round(maps.grid.w * shrink))
-        heat = upsample(self.mean[None], maps.grid, size)[0, 0]
+        heat = upsample(mean[None], maps.grid, size)[0, 0]
         picture = Image.fromarray(heat_map(heat, heat.min().item(), heat.max().item()))
         bar = comfy.utils.ProgressBar(total)
         bar.update_absolute(step + 1, total, ("JPEG", picture, MOST_PIXELS))

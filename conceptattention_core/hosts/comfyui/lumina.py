@@ -42,7 +42,7 @@ class Lumina2(Family):
         of_pixels = is_a(model, "comfy.ldm.lumina.model.NextDiTPixelSpace")
         return Grid.of_latent(h, w, patch=model.patch_size, scale=1 if of_pixels else 8)
 
-    def layout(self, model: NextDiT, args: dict[str, Any], patches: int) -> Layout:
+    def layout(self, model: NextDiT, args: dict[str, Any], patches: int, ride: Any) -> Layout:
         """Captions, pictures to refer to, and the picture, filled up with pads."""
         length, multiple = args["img"].shape[1], _multiple(model)
         start = length - -(-patches // multiple) * multiple

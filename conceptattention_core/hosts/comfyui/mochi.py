@@ -33,7 +33,7 @@ class Mochi(Family):
     def grid(self, model: AsymmDiTJoint, h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, model.patch_size, time=Time(latents, PACE))
 
-    def layout(self, model: AsymmDiTJoint, args: dict[str, Any], patches: int) -> Layout:
+    def layout(self, model: AsymmDiTJoint, args: dict[str, Any], patches: int, ride: Any) -> Layout:
         image = args["img"].shape[1]
         return Layout(image + min(args["txt"].shape[1], args["num_tokens"]), slice(patches))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import comfy.supported_models
 import torch
-from conceptattention.conceptattention_core.hosts.comfyui.patch import OVERRIDE
+from conceptattention.conceptattention_core.hosts.comfyui.override import OVERRIDE
 
 from . import (
     auraflow,

@@ -1,0 +1,291 @@
+"""Any other model whose joint blocks ComfyUI lets be patched: the slow path.
+
+Of such a model no more is known than what its own code says: which blocks it goes through, and
+that each is given a text and hands one on. So each block is run again, with the concepts as its
+text: what it projects for them is taken where it attends, and what they attend to is put there
+for it to go on with. All but the attention is computed for the picture once more.
+
+A concept is a text of its own: the rows of its own words alone, let in by the model itself, at the
+places where a text begins. Its pooled vector is zeros. What cannot be told for sure is refused,
+because a wrong map looks like a right one.
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import comfy.model_management
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ... import ConceptAttentionError
+from ...locating import Enough
+from ...recording import Grid, Time
+from .family import Family, Layout
+from .override import OVERRIDE, merge_heads, split_heads
+from .positions import apart, numbered
+from .reading import encode_one, read_template, tokenize
+
+Args = dict[str, Any]
+"""What a block is called with: `img`, `txt`, `vec`, ..., `transformer_options`."""
+
+Block = Callable[[Args], Args]
+
+
+# --- which models ---------------------------------------------------------------------------------
+
+
+def blocks_of(model: type) -> str | None:
+    """What a model calls its blocks, if they can be patched and hand their text on.
+
+    Models with cross-attention have the same place for patches, but from block to block only
+    their picture goes on.
+    """
+    return next(filter(None, map(_blocks_in, model.__mro__)), None)
+
+
+@cache
+def _blocks_in(kind: type) -> str | None:
+    try:
+        code = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, TypeError):  # built in, or made while running
+        return None
+    for loop in ast.walk(code):
+        if not isinstance(loop, ast.For):
+            continue
+        inside = [node for line in loop.body for node in ast.walk(line)]
+        names = {node.value for node in inside if isinstance(node, ast.Constant)}
+        kept = {
+            ast.unparse(node.slice)
+            for node in inside
+            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+        }
+        match loop.iter:
+            case ast.Call(
+                func=ast.Name(id="enumerate"),
+                args=[ast.Attribute(value=ast.Name(id="self"), attr=listed)],
+            ) if "double_block" in names and "'txt'" in kept:
+                return listed
+    return None
+
+
+class Rerun(Family):
+    """A model of no family, by the name of its class."""
+
+    def __init__(self, model: nn.Module, listed: str):
+        self.name = type(model).__name__  # pyright: ignore[reportAttributeAccessIssue]
+        self._listed = listed
+
+    def matches(self, model: nn.Module) -> bool:
+        return blocks_of(type(model)) == self._listed
+
+    def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
+        return getattr(model, self._listed)
+
+    def grid(self, model: nn.Module, h: int, w: int, latents: int = 1) -> Grid:
+        side: Any = getattr(model, "patch_size", 2)
+        patch = side if isinstance(side, int) else side[-1]
+        return Grid.of_latent(h, w, patch, time=Time(latents))
+
+    def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
+        nothing, something = tokenize(clip, ["", words[0]])
+        rows = encode_one(clip, nothing)
+        others = {key: encode_one(clip, {**nothing, key: something[key]}) for key in nothing}
+        readers = tuple(key for key, other in others.items() if not torch.equal(rows, other))
+        if len(readers) != 1:
+            raise self.refuse(f"its text is read by {' and '.join(readers) or 'none'} of its CLIP")
+        return numbered(own[:, :-1] for own in read_template(clip, words, self.name, readers))
+
+    def enter(self, model: nn.Module, rows: Tensor, args: Args, conds: dict[str, Any]) -> "Riders":
+        if args.get("original_block") is None:
+            raise self.refuse("its blocks are not called through their place for patches")
+        with self.on_unknown_ground():
+            text_last = self._is_text_last(args)
+            rows, lengths = apart(rows)
+            depth = len(self.blocks(model))
+            alone = [
+                self._call_alone(conds["again"], own.expand(len(args["txt"]), -1, -1), depth)
+                for own in rows.to(args["txt"]).split(lengths)
+            ]
+        concepts = torch.cat([calls[0]["txt"] for calls in alone], dim=1)
+        given = [self._join(list(calls), lengths, text_last) for calls in zip(*alone, strict=True)]
+        return Riders(self, concepts, given, text_last)
+
+    def told(self, args: Args) -> Block:
+        return args["original_block"]
+
+    def layout(self, model: nn.Module, args: Args, patches: int, ride: "Riders") -> Layout:
+        text, image = args["txt"].shape[1], args["img"].shape[1]
+        if image != patches:
+            raise self.refuse(f"{patches} patches were expected, and it has {image}")
+        start = 0 if ride.text_last else text
+        return Layout(text + image, slice(start, start + patches))
+
+    def _is_text_last(self, args: Args) -> bool:
+        """Which rows of the attention are the text's: those that another text changes."""
+        text = args["txt"]
+        slope = torch.linspace(0, 1, text.shape[-1], device=text.device, dtype=text.dtype)
+        other = text + slope * (1 + text.abs().amax())
+        length = text.shape[1] + args["img"].shape[1]
+        values, changed = (
+            project(args["original_block"], {**args, "txt": own}, length)[2]
+            for own in (text, other)
+        )
+        differ = rearrange(values != changed, "b head n d -> n (b head d)").any(1)
+        count = text.shape[1]
+        for text_last, own in ((False, differ[:count]), (True, differ[-count:])):
+            if own.all() and differ.sum() == count:
+                return text_last
+        raise self.refuse("which of the tokens that attend are its text's cannot be told")
+
+    def _call_alone(self, again: Callable[..., None], rows: Tensor, depth: int) -> list[Args]:
+        """What each block is called with when a concept's rows `b t n` are all of the text."""
+        calls: list[Args] = []
+
+        def pass_by(args: Args, _extra: Any) -> Args:
+            calls.append(dict(args))
+            if len(calls) == depth:
+                raise Enough
+            return {"img": args["img"], "txt": args["txt"]}
+
+        again(rows, {("double_block", index): pass_by for index in range(depth)})
+        if len(calls) < depth or calls[0]["txt"].shape[1] != rows.shape[1]:
+            raise self.refuse("it makes more of a text, or less, than a row for each token")
+        return calls
+
+    def _join(self, calls: list[Args], lengths: list[int], text_last: bool) -> Args:
+        """What a block is called with when all concepts are its text, from what each was alone."""
+        positions = [own["pe"] for own in calls if isinstance(own.get("pe"), Tensor)]
+        if not positions:
+            return calls[0]
+        image = calls[0]["img"].shape[1]
+        axes = [axis for axis, n in enumerate(positions[0].shape) if n == lengths[0] + image]
+        if not axes and image in positions[0].shape:
+            return calls[0]  # the picture's alone
+        if len(axes) != 1:
+            raise self.refuse("which of its positions are the text's cannot be told")
+        (axis,) = axes
+        parts = [
+            own.narrow(axis, image if text_last else 0, length)
+            for own, length in zip(positions, lengths, strict=True)
+        ]
+        patches = positions[0].narrow(axis, 0 if text_last else lengths[0], image)
+        joined = [patches, *parts] if text_last else [*parts, patches]
+        return {**calls[0], "pe": torch.cat(joined, dim=axis)}
+
+    @contextmanager
+    def on_unknown_ground(self) -> Iterator[None]:
+        """Nobody knows what else a block may count on; what it says then is the reason."""
+        try:
+            yield
+        except comfy.model_management.OOM_EXCEPTION:
+            raise  # ComfyUI tries again with less at once
+        except (RuntimeError, TypeError, KeyError) as error:
+            raise self.refuse(f"its blocks do not run with another text: {error}") from error
+
+    def refuse(self, reason: str) -> ConceptAttentionError:
+        return ConceptAttentionError(
+            f"{self.name} is no model that is known here, and concepts cannot ride in it as in any "
+            f"model with joint blocks: {reason}."
+        )
+
+
+# --- riding ---------------------------------------------------------------------------------------
+
+
+def project(block: Block, args: Args, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values `b head n d` of the joint attention, of `length` tokens."""
+    found: list[Tensor] = []
+
+    def take(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        found.extend((q, k, v))
+        raise Enough
+
+    try:
+        run(block, args, length, take)
+    except Enough:
+        q, k, v = found
+        return q, k, v
+    raise RuntimeError("there is no attention of text and picture")
+
+
+def run(block: Block, args: Args, length: int, attend: Callable[..., Tensor]) -> Args:
+    """A block with its joint attention replaced by `attend`, from and to `b head n d`."""
+    options = args["transformer_options"]
+
+    def override(attention, q, k, v, heads, *rest, **kwargs):
+        parted = q, k, v
+        if not kwargs.get("skip_reshape"):
+            parted = [split_heads(x, heads) for x in parted]
+        if parted[0].shape[2] != length:
+            return attention(q, k, v, heads, *rest, **kwargs)
+        out = attend(*parted)
+        return out if kwargs.get("skip_output_reshape") else merge_heads(out)
+
+    unmasked = {name: None for name in args if name in ("attn_mask", "attention_mask")}
+    copies = {name: args[name].clone() for name in ("img", "txt")}  # changed in place
+    return block(
+        {**args, **unmasked, **copies, "transformer_options": {**options, OVERRIDE: override}}
+    )
+
+
+@dataclass(frozen=True)
+class Riders:
+    family: Rerun
+    concepts: Tensor
+    given: list[Args]
+    """What each block is called with when the concepts are its text."""
+    text_last: bool
+
+    def block(self, index: int, told: Block) -> "RerunBlock":
+        return RerunBlock(self.family, told, self.given[index], self.text_last)
+
+    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+        if self.given[0].get("pe") is None:
+            return queries
+        raise self.family.refuse("its queries are not shown before they get their positions")
+
+
+@dataclass(frozen=True)
+class RerunBlock:
+    """A block, run with the concepts as its text: up to its attention, then from there on."""
+
+    family: Rerun
+    original: Block
+    given: Args
+    text_last: bool
+
+    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with self.family.on_unknown_ground():
+            q, k, v = project(self.original, *self._with(concepts))
+        text = self._text(concepts)
+        return q[:, :, text], k[:, :, text], v[:, :, text]
+
+    def place(self, heads: Tensor) -> Tensor:
+        return heads  # as the block gives them, they have their positions
+
+    def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
+        text = self._text(concepts)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out = torch.zeros_like(q)
+            out[:, :, text] = rearrange(attended, "b t (head d) -> b head t d", head=q.shape[1])
+            return out
+
+        with self.family.on_unknown_ground():
+            after = run(self.original, *self._with(concepts), attend).get("txt")
+        return concepts if after is None else after
+
+    def _with(self, concepts: Tensor) -> tuple[Args, int]:
+        """What the block is called with, and how many tokens meet in its attention."""
+        return {**self.given, "txt": concepts}, concepts.shape[1] + self.given["img"].shape[1]
+
+    def _text(self, concepts: Tensor) -> slice:
+        count = concepts.shape[1]
+        return slice(-count, None) if self.text_last else slice(count)

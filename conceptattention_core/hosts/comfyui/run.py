@@ -1,0 +1,193 @@
+"""A sampling run that is listened to: born when it starts, gone when it ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ... import ConceptAttentionError
+from ...attention import ImageVectors, step
+from ...locating import Enough
+from ...recording import Recorder, Recording, RecordSpec
+from .family import Family, Layout, Ride
+from .shown import Film, Shown, look
+from .store import Silence
+
+POSITIVE = 0  # in transformer_options["cond_or_uncond"]
+PARTS = (
+    "Nothing was captured while {model} sampled: it was shown only parts of the picture or of the "
+    "batch, as by tiled sampling, context windows or prompts for areas. Concepts are heard where "
+    "it sees the whole: sample without these, or let one prompt be for the whole picture."
+)
+
+
+@dataclass(frozen=True)
+class Tour:
+    """What rides, and where it is looked at. The same for every run of a recorded model."""
+
+    family: Family
+    spec: RecordSpec
+    blocks: range
+    rows: Tensor  # t n
+    mean: Tensor  # c t
+    stops: bool  # whether a call of the model ends with the last of `blocks`
+
+
+class Run:
+    """One sampling run of a recorded model."""
+
+    def __init__(self, tour: Tour, network: nn.Module, latent_shape: torch.Size, sigmas: Tensor):
+        self.tour, self.latent_shape = tour, latent_shape
+        _, _, *latents, h, w = latent_shape
+        self.grid = tour.family.grid(network, h, w, *latents)
+        self.recorder = Recorder(
+            tour.spec, self.grid, tour.blocks, max(len(sigmas) - 1, 1), tour.family.name
+        )
+        self.depth = len(tour.family.blocks(network))
+        self.film: Film | None = None
+        self.saw_whole = self.saw_part = False
+        self.refusal: str | None = None
+
+    def look(self, x: Tensor, chunks: int, window: Any) -> Shown | None:
+        """What a call of the model shows; None: a part from which nothing can be recorded."""
+        shown = look(x, self.latent_shape, chunks, self.grid, window)
+        self.saw_part |= shown is None
+        return shown
+
+    def knows(self, network: nn.Module) -> bool:
+        """Whether all blocks are there: packs that cache the first put one module for them all."""
+        try:
+            return len(self.tour.family.blocks(network)) == self.depth
+        except AttributeError:
+            return False
+
+    def add(self, forward: "Forward", sigma: Tensor, schedule: Tensor) -> None:
+        """Keep a forward in which the concepts got through every block."""
+        self.saw_whole = True
+        if len(forward.scores) != len(self.tour.blocks):
+            return
+        now = (schedule - sigma.flatten()[0].to(schedule)).abs().argmin().item()
+        step = min(int(now), self.recorder.steps - 1)
+        if forward.shown.frames is None:
+            self.recorder.add(step, forward.scores)
+            return
+        if self.film is None or self.film.step != step:
+            self.develop()
+            self.film = Film(step, self.grid)
+        self.film.add(forward.shown.frames, forward.scores)
+
+    def develop(self) -> None:
+        """Keep a step that was seen window by window, if every frame of the video was seen."""
+        if self.film is not None and self.film.complete:
+            self.recorder.add(self.film.step, self.film.scores())
+        self.film = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """What concepts cannot do is no fault of the picture: it is told where maps are read."""
+        try:
+            yield
+        except ConceptAttentionError as refusal:
+            self.refusal = str(refusal)
+
+    def heard(self) -> "Recording | Silence":
+        if self.refusal is not None:
+            return Silence(self.tour.spec, self.refusal)
+        self.develop()
+        try:
+            return self.recorder.finish()
+        except ConceptAttentionError as nothing:  # the picture is fine: say it where maps are read
+            reason = str(nothing)
+            if self.saw_part and not self.saw_whole:
+                reason = PARTS.format(model=self.tour.family.name)
+            return Silence(self.tour.spec, reason)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The concepts before a block."""
+
+    index: int
+    layout: Layout
+    told: Any
+
+
+class Forward:
+    """One call of the model: the concepts on their way through its blocks."""
+
+    def __init__(
+        self,
+        run: Run,
+        network: nn.Module,
+        shown: Shown,
+        batch: int,
+        chunks: list[int],
+        conds: dict[str, Any],
+    ):
+        self.run, self.network, self.shown = run, network, shown
+        self.batch, self.chunks, self.conds = batch, chunks, conds
+        self.size = run.latent_shape[0]
+        self.ride: Ride | None = None
+        self.concepts: Tensor | None = None
+        self.mean = run.tour.mean
+        self.at = 0  # the next block
+        self.scores: list[Tensor] = []  # b c p for each scored block
+
+    def arrives(self, index: int, args: dict[str, Any]) -> Arrival | None:
+        """The concepts before a block called with `args`, if they are due; block 0 lets them in."""
+        if self.run.refusal is not None:
+            return None
+        with self.run.listening():
+            family = self.run.tour.family
+            if index == 0 and self.ride is None:
+                own = {name: self.positive(value) for name, value in args.items()}
+                conds = {name: self.positive(value) for name, value in self.conds.items()}
+                self.ride = family.enter(self.network, self.run.tour.rows, own, conds)
+                self.concepts = self.ride.concepts
+                self.mean = self.mean.to(self.concepts)
+            if self.ride is not None and index == self.at:
+                layout = family.layout(self.network, args, self.shown.grid.patches, self.ride)
+                return Arrival(index, layout, self.positive(family.told(args)))
+        return None
+
+    def step(self, arrived: Arrival, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+        """Take one block, given its joint attention `b head n d`, and what it gave `b n d`."""
+        ride, concepts, patches = self.ride, self.concepts, arrived.layout.patches
+        if arrived.index != self.at or ride is None or concepts is None:
+            return
+        image = ImageVectors(
+            keys=self.positive(k)[:, :, patches],
+            values=self.positive(v)[:, :, patches],
+            outputs=self.positive(out)[:, patches],
+            unplaced_queries=lambda: ride.unplaced(self.positive(q)[:, :, patches], patches),
+            queries=lambda: self.positive(q)[:, :, patches],
+        )
+        tour = self.run.tour
+        with self.run.listening():
+            block = ride.block(arrived.index, arrived.told)
+            self.concepts, scores = step(block, concepts, image, self.mean, tour.spec.method)
+            if arrived.index in tour.blocks:
+                self.scores.append(
+                    rearrange(scores, "(chunk b) c p -> chunk b c p", b=self.size).mean(0)
+                )
+            self.at += 1
+        if tour.stops and self.at == tour.blocks.stop:
+            raise Enough
+
+    def positive(self, value: Any) -> Any:
+        """The rows of the positive prompt; what has no row per picture is returned as it is."""
+        if isinstance(value, tuple):
+            return tuple(self.positive(part) for part in value)
+        if isinstance(value, Tensor):
+            if value.ndim == 0 or len(value) != self.batch:
+                return value
+            rows = [value[i * self.size : (i + 1) * self.size] for i in self.chunks]
+            return rows[0] if len(rows) == 1 else torch.cat(rows)
+        if is_dataclass(value) and not isinstance(value, type):  # the modulation of a block
+            parts = {part.name: self.positive(getattr(value, part.name)) for part in fields(value)}
+            return replace(value, **parts)
+        return value

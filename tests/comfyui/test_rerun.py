@@ -1,0 +1,206 @@
+"""The slow path: models of no family whose joint blocks can be patched.
+
+Here the families are forgotten, so that their own tiny models are strangers. What is heard then is
+held against what the family hears, which the laws hold against the model itself.
+"""
+
+import importlib
+from collections.abc import Callable
+
+import comfy.latent_formats
+import comfy.model_management
+import pytest
+import torch
+from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.attention import ATTEND, Method
+from conceptattention.conceptattention_core.hosts.comfyui import families, rerun
+from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
+from torch import Tensor
+
+from .tiny import HERE, TINY, Tiny, with_attention_override, with_block_patch
+
+ALONE = ["Flux.1", "Chroma", "Hunyuan Video and Image", "Mage-Flow", "JoyImage"]
+"""Where a concept is a text of its own for its family, too."""
+NUMBERED = ["Flux.2", "Qwen-Image", "LongCat and Ovis"]
+"""Where a text has places, and a concept that of a prompt's word."""
+
+
+@pytest.fixture
+def tiny(request) -> Tiny:
+    if request.param not in HERE:
+        pytest.skip("this ComfyUI does not have the family")
+    return TINY[request.param]
+
+
+@pytest.fixture
+def forget(monkeypatch) -> Callable[[], None]:
+    STORE.clear()
+    return lambda: monkeypatch.setattr(families, "FAMILIES", [])
+
+
+def hear(tiny: Tiny, model=None, words: str = "cat, red dog, sky", **spec) -> Tensor:
+    return STORE.find(tiny.sample(tiny.recorded(words, model, **spec), cfg=3.0)).scores
+
+
+def assert_alike(scores: Tensor, expected: Tensor) -> None:
+    assert scores.shape == expected.shape
+    assert (scores - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("tiny", ALONE, indirect=True)
+@pytest.mark.parametrize("attend", ATTEND)
+def test_a_stranger_is_heard_as_its_family_hears_it(tiny, attend, forget):
+    expected = hear(tiny, method=Method(attend))
+    forget()
+    assert_alike(hear(tiny, method=Method(attend)), expected)
+
+
+@pytest.mark.parametrize("tiny", ALONE, indirect=True)
+@pytest.mark.parametrize("spec", [{"method": Method(space="value")}, {"method": Method(bounces=1)},
+                                  {"tokens": "first"}, {"blocks": "first 2"}])  # fmt: skip
+def test_a_stranger_is_looked_at_in_every_way_but_one(tiny, spec, forget):
+    expected = hear(tiny, **spec)
+    forget()
+    assert_alike(hear(tiny, **spec), expected)
+
+
+@pytest.mark.parametrize("tiny", NUMBERED, indirect=True)
+def test_where_a_text_has_places_a_concept_stands_at_its_beginning(tiny, forget, monkeypatch):
+    network = tiny.model().model.diffusion_model
+    family = families.find(network)
+    embed, words = family.embed, "cat, dog, sky"  # a word each: all stand at the first place
+
+    def at_the_beginning(clip, words):
+        rows = embed(clip, words)
+        for own in rows:
+            own[:, -1] = -999
+        return rows
+
+    monkeypatch.setattr(family, "embed", at_the_beginning)
+    expected = hear(tiny, words=words)
+    forget()
+    assert_alike(hear(tiny, words=words), expected)
+
+
+@pytest.mark.parametrize("tiny", ALONE + NUMBERED, indirect=True)
+@pytest.mark.parametrize("other", [lambda tiny, model: model, with_block_patch,
+                                   with_attention_override])  # fmt: skip
+def test_recording_a_stranger_changes_nothing(tiny, other, forget):
+    forget()
+    plain = tiny.sample(other(tiny, tiny.model()), (3, 5, 7), cfg=3.0)
+    recorded = tiny.sample(other(tiny, tiny.recorded()), (3, 5, 7), cfg=3.0)
+    assert torch.equal(recorded, plain)
+    assert STORE.find(recorded).scores.isfinite().all()
+
+
+REFUSED = {
+    "AuraFlow": "it makes more of a text, or less, than a row for each token",  # registers
+    "Lens": "12 patches were expected, and it has 35",  # its latents come packed
+    "Mochi": "its blocks do not run with another text",  # which carries its length along
+}
+
+
+@pytest.mark.parametrize("tiny", REFUSED, indirect=True)
+def test_what_cannot_be_told_is_said_where_maps_are_read(tiny, forget):
+    (name,) = (name for name in REFUSED if TINY[name] is tiny)
+    forget()
+    recorded = tiny.sample(tiny.recorded(), cfg=3.0)
+    assert torch.equal(recorded, tiny.sample(tiny.model(), cfg=3.0))
+    kind = type(tiny.model().model.diffusion_model).__name__
+    with pytest.raises(ConceptAttentionError, match=f"{kind} is no model that is known here.*"
+                       f"{REFUSED[name]}"):  # fmt: skip
+        STORE.find(recorded)
+
+
+@pytest.mark.parametrize("tiny", ["Flux.1"], indirect=True)
+def test_cross_attention_is_refused_where_positions_cannot_be_undone(tiny, forget):
+    forget()
+    recorded = tiny.sample(tiny.recorded(method=Method(space="cross-attention")), cfg=3.0)
+    assert torch.equal(recorded, tiny.sample(tiny.model(), cfg=3.0))
+    with pytest.raises(ConceptAttentionError, match="not shown before they get their positions"):
+        STORE.find(recorded)
+
+
+@pytest.mark.parametrize("tiny", ["Flux.1"], indirect=True)
+def test_reference_pictures_are_refused(tiny, forget):
+    forget()
+    positive = tiny.prompt(1, reference_latents=[tiny.latent(1, 6, 9)])
+    recorded = tiny.sample(tiny.recorded(), positive=positive)
+    assert torch.equal(recorded, tiny.sample(tiny.model(), positive=positive))
+    with pytest.raises(ConceptAttentionError, match="patches were expected"):
+        STORE.find(recorded)
+
+
+@pytest.mark.parametrize("tiny", ["Flux.1"], indirect=True)
+def test_memory_that_runs_out_is_for_comfyui_to_deal_with(tiny, forget, monkeypatch):
+    forget()
+
+    def runs_out(*_):
+        raise comfy.model_management.OOM_EXCEPTION
+
+    monkeypatch.setattr(rerun, "project", runs_out)
+    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
+        tiny.sample(tiny.recorded())
+
+
+class TwoReaders(TINY["Flux.1"].clip):
+    """Two encoders whose rows stand side by side, as those of SD3's three do."""
+
+    def encode_from_tokens(self, tokens, return_dict=False):
+        read = super().encode_from_tokens(tokens, return_dict)
+        first = tokens["l"][0][0][0]
+        return {**read, "cond": read["cond"] + first}
+
+    def tokenize(self, text):
+        tokens = super().tokenize(text)
+        return {**tokens, "l": [[(len(text), 1.0)] * 77]}
+
+
+def test_a_text_that_two_encoders_read_is_refused(forget):
+    forget()
+    model = TINY["Flux.1"].model()
+    with pytest.raises(ConceptAttentionError, match="its text is read by l and t5xxl of its CLIP"):
+        rerun.Rerun(model.model.diffusion_model, "double_blocks").embed(TwoReaders(), ["cat"])
+
+
+def test_what_is_neither_picture_nor_video_is_refused(forget, monkeypatch):
+    forget()
+    model = TINY["Flux.1"].model()
+    monkeypatch.setattr(model.model, "latent_format", comfy.latent_formats.StableAudio1())
+    with pytest.raises(
+        ConceptAttentionError, match="in pictures and videos. Got Flux, which makes"
+    ):
+        TINY["Flux.1"].recorded(model=model)
+
+
+ACROSS = [
+    "wan.model.WanModel",
+    "lightricks.model.LTXVModel",
+    "hydit.models.HunYuanDiT",
+    "audio.dit.AudioDiffusionTransformer",
+    "kandinsky5.model.Kandinsky5",
+]
+
+
+def kind_of(name: str) -> type:
+    module, _, kind = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(f"comfy.ldm.{module}"), kind)
+    except ImportError:
+        pytest.skip("this ComfyUI does not have the model")
+
+
+@pytest.mark.parametrize("name", ACROSS)
+def test_models_that_attend_across_are_told_from_joint_ones_by_their_code(name):
+    model = kind_of(name)
+    assert rerun.blocks_of(model) is None
+    assert rerun.blocks_of(type("Fork", (model,), {})) is None
+
+
+@pytest.mark.parametrize("tiny", ALONE + NUMBERED + ["AuraFlow", "Lens", "Mochi"], indirect=True)
+def test_joint_models_are_known_by_their_code_and_so_are_their_forks(tiny):
+    network = tiny.model().model.diffusion_model
+    listed = rerun.blocks_of(type(network))
+    assert listed is not None
+    assert getattr(network, listed) is families.find(network).blocks(network)
+    assert rerun.blocks_of(type("Fork", (type(network),), {})) == listed
