@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...recording import Grid
-from .family import Family
+from .family import Family, Places
 from .reading import read_t5
 
 T5, T5_END = "pile_t5xl", 2
@@ -49,7 +49,7 @@ class AuraRide:
         block = self.model.double_layers[index]
         return AuraBlock(block, *rearrange(block.modC(vec), "b (six d) -> six b 1 d", six=6))
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return queries
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...classes import is_a
 from ...recording import Grid, Time
-from .family import Family
+from .family import Family, Places
 from .positions import turns_of_waves, unplace
 from .reading import read_t5
 
@@ -71,7 +71,7 @@ class CogRide:
     def block(self, index: int, vec: Tensor) -> "CogBlock":
         return CogBlock(self.model.blocks[index], vec)
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return queries if self.turns is None else unplace(queries, self.turns)
 
 

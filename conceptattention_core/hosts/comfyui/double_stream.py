@@ -8,6 +8,7 @@ from comfy.ldm.flux.layers import DoubleStreamBlock, ModulationOut
 from einops import rearrange
 from torch import Tensor
 
+from .family import Places
 from .positions import place, unplace
 
 
@@ -28,7 +29,7 @@ class DoubleStreamRide:
         before_attention, before_mlp = vec[1] if self.vec is None else block.txt_mod(self.vec)
         return DoubleStream(block, before_attention, before_mlp, self.turns)
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return unplace(queries, self.positions[:, :, image])
 
 

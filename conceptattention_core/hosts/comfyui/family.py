@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from ...attention import JointBlock
 from ...recording import Grid
 
+Places = slice | Tensor
+"""Which tokens of a sequence: a run of them, or each by its number."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -17,7 +20,7 @@ class Layout:
 
     length: int
     """Of all tokens: text, picture, and what else a family joins."""
-    patches: slice
+    patches: Places
 
 
 class Ride(Protocol):
@@ -32,7 +35,7 @@ class Ride(Protocol):
         """A block's text side; `vec` is what the block was called with to be modulated by."""
         ...
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         """Image queries `b head p d` as they were before positions were applied."""
         ...
 
@@ -68,10 +71,10 @@ class Family(ABC):
         """What a ride is told of a block that is called with `args`, to lend it to concepts."""
         return args["vec"]
 
-    def layout(self, model: Any, args: dict[str, Any], patches: int, ride: Any) -> Layout:
+    def layout(self, model: Any, args: dict[str, Any], grid: Grid, ride: Any) -> Layout:
         """Where `patches` stand in the attention of a block called with `args`.
 
         Unless a family says otherwise: text, then the picture, then pictures to refer to.
         """
         text = args["txt"].shape[1]
-        return Layout(text + args["img"].shape[1], slice(text, text + patches))
+        return Layout(text + args["img"].shape[1], slice(text, text + grid.patches))

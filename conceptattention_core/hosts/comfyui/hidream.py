@@ -1,10 +1,10 @@
-"""HiDream-I1: T5 and Llama are read, and every block is given a layer of Llama of its own.
+"""HiDream-I1 and E1: T5 and Llama are read, and every block is given a layer of Llama of its own.
 
 A concept is read by both encoders alone, padded as a prompt is. In each block it has what a prompt
 of its words has there: the rows of T5 and of Llama's last layer, which go on to the next block, and
 those of the block's own layer, which do not. Text has no positions, and the pooled vector is zeros.
 
-HiDream-E1 has the picture to edit at the side of its own, row by row; that is not recorded.
+HiDream-E1 has the picture to edit at the right of its own, row by row: the columns of both.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...recording import Grid
-from .family import Family, Layout
+from .family import Family, Layout, Places
 from .positions import unplace, with_column
 from .reading import T5, T5_END, count_until, expect, tokenize
 
@@ -47,9 +47,12 @@ class HiDream(Family):
         return Grid.of_latent(h, w, patch=model.patch_size)
 
     def layout(
-        self, model: HiDreamImageTransformer2DModel, args: dict[str, Any], patches: int, ride: Any
+        self, model: HiDreamImageTransformer2DModel, args: dict[str, Any], grid: Grid, ride: Any
     ) -> Layout:
-        return Layout(patches + args["txt"].shape[1], slice(patches))
+        image = args["img"].shape[1]
+        numbers = torch.arange(image, device=args["img"].device)
+        own = rearrange(numbers, "(y x) -> y x", y=grid.y)[:, : grid.x]
+        return Layout(image + args["txt"].shape[1], own.flatten())
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         tokens = tokenize(clip, words)
@@ -122,7 +125,7 @@ class HiDreamRide:
         )
         return HiDreamBlock(block, self.stays, self.own_layers[index], *modulation[6:])
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return unplace(queries, self.positions[:, :, image])
 
 

@@ -37,11 +37,11 @@ class Hunyuan(Family):
         scale = 16 if patch == 1 else 8  # HunyuanVideo 1.5 compresses more
         return Grid.of_latent(h, w, patch, scale, Time(latents, PACE, model.patch_size[0]))
 
-    def layout(self, model: HunyuanVideo, args: dict[str, Any], patches: int, ride: Any) -> Layout:
+    def layout(self, model: HunyuanVideo, args: dict[str, Any], grid: Grid, ride: Any) -> Layout:
         text, image = args["txt"].shape[1], args["img"].shape[1]
         # pictures to refer to come first; text came last in ComfyUI before 0.13
         stop = image if getattr(model.double_blocks[0], "flipped_img_txt", False) else text + image
-        return Layout(text + image, slice(stop - patches, stop))
+        return Layout(text + image, slice(stop - grid.patches, stop))
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         rows = read_template(clip, words, self.name, LANGUAGE_MODELS)

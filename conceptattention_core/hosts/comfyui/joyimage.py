@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...classes import is_a
 from ...recording import Grid, Time
-from .family import Family, Layout
+from .family import Family, Layout, Places
 from .positions import unplace
 from .reading import read_template
 
@@ -35,9 +35,9 @@ class JoyImage(Family):
         return Grid.of_latent(h, w, patch=model.patch_size[-1], time=Time(latents))
 
     def layout(
-        self, model: "JoyImageTransformer3DModel", args: dict[str, Any], patches: int, ride: Any
+        self, model: "JoyImageTransformer3DModel", args: dict[str, Any], grid: Grid, ride: Any
     ) -> Layout:
-        return Layout(args["img"].shape[1] + args["txt"].shape[1], slice(patches))
+        return Layout(args["img"].shape[1] + args["txt"].shape[1], slice(grid.patches))
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return [own[:, :-1] for own in read_template(clip, words, self.name)]
@@ -65,7 +65,7 @@ class JoyRide:
         block = self.model.double_blocks[index]
         return JoyBlock(block, *(rearrange(part, "b d -> b 1 d") for part in block.txt_mod(vec)))
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return unplace(queries, self.positions[:, :, image])
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...classes import is_a
 from ...recording import Grid
-from .family import Family, Layout
+from .family import Family, Layout, Places
 from .positions import apart, numbered, unplace
 from .reading import read_template
 
@@ -38,12 +38,12 @@ class Krea2(Family):
         return Grid.of_latent(h, w, patch=model.patch)
 
     def layout(
-        self, model: "SingleStreamDiT", args: dict[str, Any], patches: int, ride: Any
+        self, model: "SingleStreamDiT", args: dict[str, Any], grid: Grid, ride: Any
     ) -> Layout:
         length = args["img"].shape[1]
         # before 0.29 nothing stood behind the picture, and its place was not told
-        start, _ = args["transformer_options"].get("img_slice", (length - patches, length))
-        return Layout(length, slice(start, start + patches))
+        start, _ = args["transformer_options"].get("img_slice", (length - grid.patches, length))
+        return Layout(length, slice(start, start + grid.patches))
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         rows = read_template(clip, words, self.name)
@@ -71,7 +71,7 @@ class KreaRide:
         # with reference pictures a second half may follow, for the noise level 0 that they have
         return KreaBlock(block, *block.mod(vec[: len(self.concepts)]))
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return unplace(queries, self.positions[:, :, image])
 
 

@@ -37,9 +37,9 @@ class Lens(Family):
         return Grid.of_latent(h, w, patch=1, scale=PIXELS_PER_LATENT)  # latents come packed
 
     def layout(
-        self, model: "LensTransformer2DModel", args: dict[str, Any], patches: int, ride: Any
+        self, model: "LensTransformer2DModel", args: dict[str, Any], grid: Grid, ride: Any
     ) -> Layout:
-        return Layout(patches + args["txt"].shape[1], slice(patches))
+        return Layout(grid.patches + args["txt"].shape[1], slice(grid.patches))
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_template(clip, words, self.name, nothing=NOTHING, weighs=False)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...classes import is_a
 from ...recording import Grid
-from .family import Family, Layout
+from .family import Family, Layout, Places
 from .positions import apart, numbered, place, turns_of, unplace
 from .reading import read_template
 
@@ -42,11 +42,11 @@ class Lumina2(Family):
         of_pixels = is_a(model, "comfy.ldm.lumina.model.NextDiTPixelSpace")
         return Grid.of_latent(h, w, patch=model.patch_size, scale=1 if of_pixels else 8)
 
-    def layout(self, model: NextDiT, args: dict[str, Any], patches: int, ride: Any) -> Layout:
+    def layout(self, model: NextDiT, args: dict[str, Any], grid: Grid, ride: Any) -> Layout:
         """Captions, pictures to refer to, and the picture, filled up with pads."""
         length, multiple = args["img"].shape[1], _multiple(model)
-        start = length - -(-patches // multiple) * multiple
-        return Layout(length, slice(start, start + patches))
+        start = length - -(-grid.patches // multiple) * multiple
+        return Layout(length, slice(start, start + grid.patches))
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return numbered(read_template(clip, words, self.name, LANGUAGE_MODELS))
@@ -105,7 +105,7 @@ class LuminaRide:
         modulation = rearrange(block.adaLN_modulation(own), "b (four d) -> four b 1 d", four=4)
         return LuminaBlock(block, *modulation, turns=self.turns)
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return unplace(queries, self.positions[:, :, image])
 
 

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...recording import Grid, Time
-from .family import Family, Layout
+from .family import Family, Layout, Places
 from .reading import read_t5
 
 PACE = 6
@@ -33,9 +33,9 @@ class Mochi(Family):
     def grid(self, model: AsymmDiTJoint, h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, model.patch_size, time=Time(latents, PACE))
 
-    def layout(self, model: AsymmDiTJoint, args: dict[str, Any], patches: int, ride: Any) -> Layout:
+    def layout(self, model: AsymmDiTJoint, args: dict[str, Any], grid: Grid, ride: Any) -> Layout:
         image = args["img"].shape[1]
-        return Layout(image + min(args["txt"].shape[1], args["num_tokens"]), slice(patches))
+        return Layout(image + min(args["txt"].shape[1], args["num_tokens"]), slice(grid.patches))
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_t5(clip, words, self.name)
@@ -63,7 +63,7 @@ class MochiRide:
         modulation = rearrange(block.mod_y(self.level), "b (part d) -> part b 1 d", part=parts)
         return MochiBlock(block, *modulation)
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         even, odd = rearrange(queries, "b head p (d two) -> two b head p d", two=2)
         cosine, sine = (rearrange(x, "p head d -> head p d") for x in (self.cosine, self.sine))
         back = torch.stack([even * cosine + odd * sine, odd * cosine - even * sine], dim=-1)

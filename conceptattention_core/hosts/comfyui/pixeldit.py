@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...classes import is_a
 from ...recording import Grid
-from .family import Family
+from .family import Family, Places
 from .positions import place, places_of, turns_of, unplace
 from .reading import NOTHING, read_template
 
@@ -68,7 +68,7 @@ class PixelRide:
         modulation = rearrange(block.adaLN_modulation_txt(vec), "b 1 (six d) -> six b 1 d", six=6)
         return PixelBlock(block, *modulation, turns=self.turns)
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return unplace(queries, self.positions)
 
 

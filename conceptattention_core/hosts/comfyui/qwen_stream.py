@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .family import Places
 from .positions import place, unplace
 
 
@@ -67,5 +68,5 @@ class QwenRide:
             block, *rearrange(modulation, "b (six d) -> six b 1 d", six=6), turns=self.turns
         )
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return unplace(queries, self.positions[:, :, image])

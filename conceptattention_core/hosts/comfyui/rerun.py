@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ... import ConceptAttentionError
 from ...locating import Enough
 from ...recording import Grid, Time
-from .family import Family, Layout
+from .family import Family, Layout, Places
 from .override import OVERRIDE, merge_heads, split_heads
 from .positions import apart, numbered
 from .reading import encode_one, read_template, tokenize
@@ -120,12 +120,12 @@ class Rerun(Family):
     def told(self, args: Args) -> Block:
         return args["original_block"]
 
-    def layout(self, model: nn.Module, args: Args, patches: int, ride: "Riders") -> Layout:
+    def layout(self, model: nn.Module, args: Args, grid: Grid, ride: "Riders") -> Layout:
         text, image = args["txt"].shape[1], args["img"].shape[1]
-        if image != patches:
-            raise self.refuse(f"{patches} patches were expected, and it has {image}")
+        if image != grid.patches:
+            raise self.refuse(f"{grid.patches} patches were expected, and it has {image}")
         start = 0 if ride.text_last else text
-        return Layout(text + image, slice(start, start + patches))
+        return Layout(text + image, slice(start, start + grid.patches))
 
     def _is_text_last(self, args: Args) -> bool:
         """Which rows of the attention are the text's: those that another text changes."""
@@ -246,7 +246,7 @@ class Riders:
     def block(self, index: int, told: Block) -> "RerunBlock":
         return RerunBlock(self.family, told, self.given[index], self.text_last)
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         if self.given[0].get("pe") is None:
             return queries
         raise self.family.refuse("its queries are not shown before they get their positions")

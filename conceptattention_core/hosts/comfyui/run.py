@@ -150,7 +150,7 @@ class Forward:
                 self.concepts = self.ride.concepts
                 self.mean = self.mean.to(self.concepts)
             if self.ride is not None and index == self.at:
-                layout = family.layout(self.network, args, self.shown.grid.patches, self.ride)
+                layout = family.layout(self.network, args, self.shown.grid, self.ride)
                 return Arrival(index, layout, self.positive(family.told(args)))
         return None
 

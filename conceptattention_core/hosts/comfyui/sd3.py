@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...recording import Grid
-from .family import Family
+from .family import Family, Places
 from .reading import T5, T5_END, count_until, encode_one, expect, tokenize
 
 CLIP = "g"
@@ -72,7 +72,7 @@ class SD3Ride:
         )
         return SD3Block(block, *modulation)
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return queries
 
 
