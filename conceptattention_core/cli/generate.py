@@ -213,11 +213,11 @@ def check_frames(pipe: Any, family: "Family", asked: argparse.Namespace) -> None
     from ..hosts.diffusers.family import VideoFamily
 
     if isinstance(family, VideoFamily):
-        pace = pipe.vae_scale_factor_temporal
-        if asked.frames is not None and (asked.frames - 1) % pace:
+        few = family.stride
+        if asked.frames is not None and (asked.frames - 1) % few:
             raise ConceptAttentionError(
-                f"{type(pipe).__name__} makes one frame and then {pace} at a time: 1, {1 + pace}, "
-                f"{1 + 2 * pace} and so on; asked for {asked.frames}."
+                f"{family.name} makes one frame and then {few} at a time: 1, {1 + few}, "
+                f"{1 + 2 * few} and so on; asked for {asked.frames}."
             )
     elif asked.frames is not None or asked.fps is not None:
         raise ConceptAttentionError(

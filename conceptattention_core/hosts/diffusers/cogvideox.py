@@ -29,6 +29,7 @@ from .reading import own_rows
 class CogVideoX(VideoFamily):
     name = "CogVideoX"
     time_unit = 1
+    stride = 8  # cells are decoded in twos: of an even number the first is not one frame alone
     guided_at_once = True
 
     def matches(self, transformer: Any) -> bool:

@@ -114,6 +114,9 @@ class Family(ABC):
 class VideoFamily(Family):
     """A family that makes videos. It looks at a picture as at a video of one."""
 
+    stride: ClassVar[int]
+    """Videos have one frame and then so many at a time."""
+
     def patch_pixels(self, pipe: Any) -> int:
         return pipe.transformer.config.patch_size * pipe.vae_scale_factor_spatial
 

@@ -29,6 +29,7 @@ LENGTH = 256  # tokens
 class HunyuanVideo(VideoFamily):
     name = "HunyuanVideo"
     time_unit = 1
+    stride = 4
 
     def matches(self, transformer: Any) -> bool:
         return isinstance(transformer, HunyuanVideoTransformer3DModel)
