@@ -174,6 +174,7 @@ def test_what_an_earlier_video_left_does_not_stay(saved, tmp_path):
     (tmp_path / "1/masks/sky/mine.png").touch()
     assert paint(saved, tmp_path, *FRAMES, "--overwrite") == 0
     assert paint(saved, tmp_path / "fresh", *FRAMES) == 0
+    assert not (tmp_path / "0").exists()
     mine = {"1/masks/sky/mine.png"}
     fresh = files(tmp_path / "fresh")
     assert {name for name in files(tmp_path) if not name.startswith("fresh/")} == fresh | mine

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a model is sampled with when nobody says otherwise."""
+    """What a model is sampled with when nobody says otherwise.
+
+    A size of None leaves it to the pipeline. Pictures have no `frames` and no `fps`.
+    """
 
     steps: int
     guidance: float | None
@@ -89,13 +92,16 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     how.add_argument("--height", type=options.pixels, metavar="PIXELS", help=size)
     how.add_argument("--width", type=options.pixels, metavar="PIXELS", help=size)
     how.add_argument(
-        "--frames", type=options.count, metavar="N", help="of a video; the model's number"
+        "--frames",
+        type=options.count,
+        metavar="N",
+        help="of a video; as many as the model usually makes",
     )
     how.add_argument(
         "--fps",
         type=options.positive,
         metavar="X",
-        help="frames a second of the files to play; the model's",
+        help="frames a second of video.mp4; those of the model's training",
     )
     how.add_argument(
         "--batch",
@@ -121,7 +127,6 @@ def generate(asked: argparse.Namespace) -> int:
     for notice in concepts.notices:
         print(notice)
     options.make_room(asked.out, asked.overwrite)
-    remove_earlier(asked.out)
 
     with models.needs_diffusers():
         from ..hosts.diffusers.families import find
@@ -155,6 +160,7 @@ def generate(asked: argparse.Namespace) -> int:
     made: list[dict[str, Any]] = []
     writing = 0.0
     with record(pipe, spec, max_sequence_length=length) as listener:
+        remove_earlier(asked.out)  # only now: whatever was asked has been understood
         for painted in paint(pipe, call, seeds, sampling):
             began = time.perf_counter()
             made += write(asked, painted, listener.recording(), sampling)
@@ -309,7 +315,10 @@ def remove_earlier(out: Path) -> None:
     try:
         told = json.loads(file.read_text("utf-8"))
         for found in told.get("pictures") or told["videos"]:
-            forget(out / found["folder"], found)
+            folder = out / found["folder"]
+            forget(folder, found)
+            if folder != out and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return  # none of ours
     file.unlink()
