@@ -25,9 +25,10 @@ class Enough(Exception):  # noqa: N818 - a signal, no error
 class LocateSpec:
     """How a picture is looked at.
 
-    `noise` holds one or more noise levels in 0..1: x_t = (1 - t) z + t * noise. At each of them
-    the picture is looked at `samples` times, with other noise. `megapixels` bounds the size at
-    which the model sees it; masks come at the size of the picture.
+    `noise` holds one or more noise levels in 0..1: x_t = (1 - t) z + t * noise, or the same mixture
+    at unit variance where a model is trained so (`blend_at_unit_variance`). At each of them the
+    picture is looked at `samples` times, with other noise. `megapixels` bounds the size at which
+    the model sees it; masks come at the size of the picture.
     """
 
     caption: str = ""
@@ -88,7 +89,7 @@ def resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def draw_looks(spec: LocateSpec, latent: Tensor) -> Iterator[tuple[int, float, Tensor]]:
-    """For each look its place in `spec.noise`, the noise level, and noise `b c h w`.
+    """For each look its place in `spec.noise`, the noise level, and noise of the latent's shape.
 
     All pictures of a batch get the same noise, so that none depends on its neighbours.
     """
@@ -102,3 +103,17 @@ def draw_looks(spec: LocateSpec, latent: Tensor) -> Iterator[tuple[int, float, T
 def blend(latent: Tensor, noise: Tensor, level: float) -> Tensor:
     """The latent at a noise level 0..1, as rectified flow has it."""
     return (1 - level) * latent + level * noise
+
+
+def noise_ratio(level: float) -> float:
+    """How many times as much noise as latent there is at a noise level 0..1."""
+    return level / (1 - level)
+
+
+def blend_at_unit_variance(latent: Tensor, noise: Tensor, level: float) -> Tensor:
+    """The latent at a noise level 0..1, as a variance-preserving diffusion has it.
+
+    sqrt(a) z + sqrt(1 - a) * noise (Ho et al., arXiv 2006.11239), where noise and latent have the
+    ratio that they have in rectified flow: sqrt((1 - a) / a) = `noise_ratio(level)`.
+    """
+    return blend(latent, noise, level) / ((1 - level) ** 2 + level**2) ** 0.5

@@ -67,6 +67,8 @@ class Time:
     """Pictures in each of the others."""
     patch: int = 1
     """Cells along the side of a patch that goes along time. Padding comes last."""
+    lead: int = 0
+    """Cells in front of the first picture: padding that is thrown away after sampling."""
 
     @property
     def frames(self) -> int:
@@ -75,13 +77,13 @@ class Time:
 
     @property
     def pictures(self) -> int:
-        return 1 + (self.latents - 1) * self.pace
+        return 1 + (self.latents - self.lead - 1) * self.pace
 
     def frame_of(self, picture: int) -> float:
         """Where a picture lies among the frames, each of which stands in the middle of its own."""
         second = (self.pace + 1) / 2  # the middle of the second cell
         cell = picture / second if picture < second else 1 + (picture - second) / self.pace
-        frame = (cell + 0.5) / self.patch - 0.5
+        frame = (self.lead + cell + 0.5) / self.patch - 0.5
         return min(max(frame, 0.0), self.frames - 1.0)
 
 
@@ -140,6 +142,20 @@ class Recording:
         """How many pictures were recorded, those of a video one by one."""
         time = self.grid.time
         return len(self.scores) // time.frames * time.pictures
+
+    def of_length(self, pictures: int) -> "Recording":
+        """The same, told how many pictures each video came out with.
+
+        Where those are fewer than were recorded, cells in front were padding.
+        """
+        time = self.grid.time
+        lead = time.latents - 1 - (pictures - 1) // time.pace
+        told = replace(time, lead=lead)
+        if not 0 <= lead < time.patch or told.pictures != pictures:
+            raise ConceptAttentionError(
+                f"Videos of {time.pictures} pictures were recorded, none of {pictures}."
+            )
+        return replace(self, grid=replace(self.grid, time=told))
 
     def picture(self, b: int) -> "Recording":
         """One picture by itself; of a video, the frame next to it."""

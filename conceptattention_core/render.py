@@ -55,10 +55,18 @@ def heat_map(heat: Tensor, low: float, high: float) -> Picture:
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_PLASMA), cv2.COLOR_BGR2RGB)
 
 
-def heat_maps(maps: ConceptMaps, b: int, size: tuple[int, int] | None = None) -> list[Picture]:
-    """The maps of the shown concepts of picture `b`, on one scale: that of all of them."""
+def heat_maps(
+    maps: ConceptMaps,
+    b: int,
+    size: tuple[int, int] | None = None,
+    scale: tuple[float, float] | None = None,
+) -> list[Picture]:
+    """The maps of the shown concepts of picture `b`, on one scale: that of all of them.
+
+    `scale` is another one, from the darkest to the brightest: that of a video, say.
+    """
     pixels = upsample(maps.shown[b : b + 1], maps.grid, size)[0]
-    low, high = pixels.min().item(), pixels.max().item()
+    low, high = scale or (pixels.min().item(), pixels.max().item())
     return [heat_map(heat, low, high) for heat in pixels]
 
 
@@ -104,11 +112,13 @@ def overlay(
     return np.vstack([out, legend(maps, b, image.shape[1])])
 
 
-def sheet(image: Picture, maps: ConceptMaps, b: int) -> Picture:
+def sheet(
+    image: Picture, maps: ConceptMaps, b: int, scale: tuple[float, float] | None = None
+) -> Picture:
     """The picture and the heat map of each shown concept side by side, named."""
     tiles = [("", image)]
     names = [maps.concepts.names[c] for c in maps.concepts.shown]
-    tiles += list(zip(names, heat_maps(maps, b, image.shape[:2]), strict=True))
+    tiles += list(zip(names, heat_maps(maps, b, image.shape[:2], scale), strict=True))
     columns = min(len(tiles), 4 if len(tiles) <= 8 else 6)
     gap = max(4, image.shape[1] // 64)
     captioned = [np.vstack([_caption(name, image.shape[1]), tile]) for name, tile in tiles]

@@ -251,6 +251,15 @@ def test_masks_of_an_earlier_run_do_not_stay(saved, tmp_path):
     assert {file.name for file in (tmp_path / "heatmaps").iterdir()} == {"sky.png", "moon.png"}
 
 
+def test_pages_and_pictures_of_an_earlier_run_do_not_stay(saved, tmp_path):
+    main([*options(saved, tmp_path, batch=2, seed=3), "--html"])
+    assert main([*options(saved, tmp_path, blocks="7"), "--overwrite"]) == 1
+    assert (tmp_path / "3" / "image.png").exists(), "nothing goes before the new run can start"
+    assert main([*options(saved, tmp_path), "--overwrite"]) == 0
+    assert list(tmp_path.rglob("*.html")) == []
+    assert not (tmp_path / "3").exists() and (tmp_path / "image.png").exists()
+
+
 def test_help_needs_no_diffusers():
     asked = (
         "import sys; from conceptattention_core import cli; cli.build_parser(); print(*sys.modules)"

@@ -1,31 +1,46 @@
-"""`generate`: paint a picture and find concepts in it."""
+"""`generate`: paint a picture or a video and find concepts in it.
+
+Pictures of a batch are painted at once, videos one after another: one fills a graphics card. How
+the files of a picture and of a video lie in their folders is told in `export.py`.
+"""
 
 import argparse
 import inspect
 import json
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import ConceptAttentionError
 from ..attention import Method
 from ..concepts import parse
 from ..maps import reduce
 from ..ranges import ACCEPTED, select
-from ..recording import RecordSpec
+from ..recording import Recording, RecordSpec
 from . import models, options
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..hosts.diffusers.family import Family
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a model is sampled with when nobody says otherwise."""
+    """What a model is sampled with when nobody says otherwise.
+
+    A size of None leaves it to the pipeline. Pictures have no `frames` and no `fps`.
+    """
 
     steps: int
     guidance: float | None
     true_cfg_scale: float = 1.0
-    height: int = 1024
-    width: int = 1024
+    height: int | None = 1024
+    width: int | None = 1024
+    frames: int | None = None
+    fps: float | None = None
 
 
 DEV = Sampling(steps=28, guidance=3.5)
@@ -35,9 +50,10 @@ SCHNELL = Sampling(steps=4, guidance=0.0)
 def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "generate",
-        help="paint a picture and find concepts in it",
+        help="paint a picture or a video and find concepts in it",
         description="Paint a picture and write a mask for each concept, heat maps, an overlay, "
-        "a label map and a report. The picture is the one that comes without concepts.",
+        "a label map and a report; or a video, and each of these as a folder with a file for each "
+        "frame. The picture or video is the one that comes without concepts.",
         epilog=options.DEFAULTS_NOTE,
         usage="python -m conceptattention_core generate --model DIR_OR_ID --prompt TEXT "
         "--concepts NAMES --out DIR [options]",
@@ -72,14 +88,27 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         help="28 for dev, 4 for schnell, else the model's",
     )
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the first picture")
-    how.add_argument("--height", type=options.pixels, metavar="PIXELS", help="1024")
-    how.add_argument("--width", type=options.pixels, metavar="PIXELS", help="1024")
+    size = "1024; of videos the model's"
+    how.add_argument("--height", type=options.pixels, metavar="PIXELS", help=size)
+    how.add_argument("--width", type=options.pixels, metavar="PIXELS", help=size)
+    how.add_argument(
+        "--frames",
+        type=options.count,
+        metavar="N",
+        help="of a video; as many as the model usually makes",
+    )
+    how.add_argument(
+        "--fps",
+        type=options.positive,
+        metavar="X",
+        help="frames a second of video.mp4; those of the model's training",
+    )
     how.add_argument(
         "--batch",
         type=options.count,
         default=1,
         metavar="N",
-        help="pictures, with seeds one after another",
+        help="pictures or videos, with seeds one after another",
     )
 
     read = parser.add_argument_group("how to read the attention")
@@ -98,13 +127,6 @@ def generate(asked: argparse.Namespace) -> int:
     for notice in concepts.notices:
         print(notice)
     options.make_room(asked.out, asked.overwrite)
-    remove_earlier(asked.out)
-
-    import numpy as np
-    import torch
-
-    from ..explorer import save_page
-    from ..export import save
 
     with models.needs_diffusers():
         from ..hosts.diffusers.families import find
@@ -113,64 +135,55 @@ def generate(asked: argparse.Namespace) -> int:
     started = time.perf_counter()
     pipe = models.load(asked.model, *models.choose_place(asked.device, asked.dtype))
     family = find(pipe)
+    check_frames(pipe, family, asked)
     sampling = Sampling(
         **{
             name: value if getattr(asked, name) is None else getattr(asked, name)
-            for name, value in asdict(usual(pipe, family.name)).items()
+            for name, value in asdict(usual(pipe, family)).items()
         }
     )
-    guidance = read_guidance(pipe, asked.negative_prompt, sampling)
     # ranges that match nothing: says so before it takes time
     select(asked.step_range, sampling.steps, "steps")
     select(asked.blocks, len(family.blocks(pipe.transformer)), "blocks")
     length = family.text_length(pipe)
+    call = {
+        "prompt": asked.prompt,
+        **read_guidance(pipe, asked.negative_prompt, sampling),
+        "num_inference_steps": sampling.steps,
+        "height": sampling.height,
+        "width": sampling.width,
+        "max_sequence_length": length,
+    }
     seeds = [asked.seed + i for i in range(asked.batch)]
     loaded = time.perf_counter()
 
+    made: list[dict[str, Any]] = []
+    writing = 0.0
     with record(pipe, spec, max_sequence_length=length) as listener:
-        images = pipe(
-            prompt=asked.prompt,
-            **guidance,
-            num_inference_steps=sampling.steps,
-            height=sampling.height,
-            width=sampling.width,
-            num_images_per_prompt=asked.batch,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            max_sequence_length=length,
-        ).images
-    painted = time.perf_counter()
+        remove_earlier(asked.out)  # only now: whatever was asked has been understood
+        for painted in paint(pipe, call, seeds, sampling):
+            began = time.perf_counter()
+            made += write(asked, painted, listener.recording(), sampling)
+            writing += time.perf_counter() - began
 
-    maps = reduce(
-        listener.recording(),
-        steps=asked.step_range,
-        blocks=asked.blocks,
-        order=asked.order,
-        temperature=asked.temperature,
-        scale=asked.scale,
-    )
-    pictures = []
-    for b, (image, seed) in enumerate(zip(images, seeds, strict=True)):
-        folder = "." if asked.batch == 1 else f"{seed}"
-        found = save(asked.out / folder, np.asarray(image), maps, b, options.read_masks(asked))
-        if asked.html:
-            save_page(asked.out / folder, np.asarray(image), maps, b)
-        image.save(asked.out / folder / "image.png")
-        pictures.append({"folder": folder, "seed": seed, **found})
-        _tell(asked.out / folder, found["concepts"])
-
+    w, h = painted[seeds[-1]][0].size
     report = {
         "model": asked.model,
         "family": family.name,
         "prompt": asked.prompt,
         "negative_prompt": asked.negative_prompt,
-        **asdict(sampling),
+        "steps": sampling.steps,
+        "guidance": sampling.guidance,
+        "true_cfg_scale": sampling.true_cfg_scale,
+        "height": h,
+        "width": w,
         "device": str(pipe.device),
         "dtype": str(pipe.dtype).removeprefix("torch."),
-        "pictures": pictures,
+        "pictures" if sampling.fps is None else "videos": made,
         "seconds": {
             "load": round(loaded - started, 2),
-            "paint": round(painted - loaded, 2),
-            "write": round(time.perf_counter() - painted, 2),
+            "paint": round(time.perf_counter() - loaded - writing, 2),
+            "write": round(writing, 2),
         },
         "versions": dict(models.list_versions()),
     }
@@ -179,17 +192,101 @@ def generate(asked: argparse.Namespace) -> int:
     return 0
 
 
-def usual(pipe: Any, family: str) -> Sampling:
+def usual(pipe: Any, family: "Family") -> Sampling:
     """What a model is sampled with: what its pipeline says."""
-    if family == "Flux.1":  # one pipeline for two models
+    from ..hosts.diffusers.family import VideoFamily
+
+    if family.name == "Flux.1":  # one pipeline for two models
         return DEV if pipe.transformer.config.guidance_embeds else SCHNELL
     accepted = inspect.signature(pipe.__call__).parameters
-    true_cfg = accepted.get("true_cfg_scale")
-    return Sampling(
-        accepted["num_inference_steps"].default,
-        accepted["guidance_scale"].default,
-        1.0 if true_cfg is None else true_cfg.default,
+    said = {name: parameter.default for name, parameter in accepted.items()}
+    sampling = Sampling(
+        said["num_inference_steps"], said["guidance_scale"], said.get("true_cfg_scale", 1.0)
     )
+    if not isinstance(family, VideoFamily):
+        return sampling
+    return replace(
+        sampling,
+        height=said["height"],
+        width=said["width"],
+        frames=said["num_frames"],
+        fps=family.fps(pipe),
+    )
+
+
+def check_frames(pipe: Any, family: "Family", asked: argparse.Namespace) -> None:
+    """Refuse numbers of frames that a model does not make."""
+    from ..hosts.diffusers.family import VideoFamily
+
+    if isinstance(family, VideoFamily):
+        few = family.stride
+        if asked.frames is not None and (asked.frames - 1) % few:
+            raise ConceptAttentionError(
+                f"{family.name} makes one frame and then {few} at a time: 1, {1 + few}, "
+                f"{1 + 2 * few} and so on; asked for {asked.frames}."
+            )
+    elif asked.frames is not None or asked.fps is not None:
+        raise ConceptAttentionError(
+            f"{type(pipe).__name__} makes pictures; --frames and --fps are for models of videos."
+        )
+
+
+def paint(
+    pipe: Any, call: dict[str, Any], seeds: list[int], sampling: Sampling
+) -> Iterator[dict[int, list["Image"]]]:
+    """For each run of the pipeline what it painted, by seed: a picture, or a video's frames."""
+    import torch
+
+    noises = [torch.Generator().manual_seed(seed) for seed in seeds]
+    if sampling.fps is None:
+        images = pipe(**call, num_images_per_prompt=len(seeds), generator=noises).images
+        yield {seed: [image] for seed, image in zip(seeds, images, strict=True)}
+        return
+    for seed, noise in zip(seeds, noises, strict=True):
+        (frames,) = pipe(**call, num_frames=sampling.frames, generator=noise).frames
+        yield {seed: frames}
+
+
+def write(
+    asked: argparse.Namespace,
+    painted: dict[int, list["Image"]],
+    recording: Recording,
+    sampling: Sampling,
+) -> Iterator[dict[str, Any]]:
+    """Write the files of what one run painted, and tell the report's part of each."""
+    import numpy as np
+
+    from ..explorer import page_of
+    from ..export import place, save, save_video
+
+    is_video = sampling.fps is not None
+    if is_video:
+        (frames,) = painted.values()
+        recording = recording.of_length(len(frames))
+    maps = reduce(
+        recording,
+        steps=asked.step_range,
+        blocks=asked.blocks,
+        order=asked.order,
+        temperature=asked.temperature,
+        scale=asked.scale,
+    )
+    masks = options.read_masks(asked)
+    for b, (seed, images) in enumerate(painted.items()):
+        name = "." if asked.batch == 1 else f"{seed}"
+        folder, pixels = asked.out / name, [np.asarray(image) for image in images]
+        if sampling.fps is None:
+            found = save(folder, pixels[0], maps, b, masks)
+            images[0].save(folder / place("image"))
+        else:
+            found = save_video(folder, pixels, maps, masks, sampling.fps)
+        if asked.html:
+            for n, picture in enumerate(pixels):
+                file = folder / place("explorer", n if is_video else None, "html")
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(page_of(picture, maps, b + n), "utf-8")
+        _tell(folder, found["concepts"])
+        yield {"folder": name, "seed": seed, **found}
 
 
 def read_guidance(pipe: Any, negative_prompt: str, sampling: Sampling) -> dict[str, Any]:
@@ -211,20 +308,19 @@ def read_guidance(pipe: Any, negative_prompt: str, sampling: Sampling) -> dict[s
 
 
 def remove_earlier(out: Path) -> None:
-    """Remove the masks and heat maps of an earlier run, whose concepts may be others."""
+    """Remove the files of an earlier run, whose concepts, seeds and frames may be others."""
+    from ..export import forget
+
     file = out / "report.json"
     try:
-        pictures = json.loads(file.read_text("utf-8"))["pictures"]
-        named = [
-            Path(picture["folder"], folder, Path(concept["mask"]).name)
-            for picture in pictures
-            for concept in picture["concepts"]
-            for folder in ("masks", "heatmaps")
-        ]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        told = json.loads(file.read_text("utf-8"))
+        for found in told.get("pictures") or told["videos"]:
+            folder = out / found["folder"]
+            forget(folder, found)
+            if folder != out and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return  # none of ours
-    for name in named:
-        (out / name).unlink(missing_ok=True)
     file.unlink()
 
 

@@ -1,6 +1,7 @@
 """Loading a model for a command, and saying what it was loaded with."""
 
 import importlib.metadata
+import inspect
 import os
 import re
 import sys
@@ -69,18 +70,33 @@ def load(model: str, device: str, dtype: "torch.dtype") -> Any:
     if not sys.stderr.isatty():
         diffusers.utils.logging.disable_progress_bar()
     try:
-        pipe = diffusers.AutoPipelineForText2Image.from_pretrained(model, **{keyword: dtype})
+        name = diffusers.DiffusionPipeline.load_config(model).get("_class_name")
+        pipe = _choose_loader(model, str(name)).from_pretrained(model, **{keyword: dtype})
+    except ConceptAttentionError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        if "can't find a pipeline" in reason:
-            raise ConceptAttentionError(
-                f"{model} makes no pictures from text. Videos are recorded in Python: see "
-                "hosts/diffusers/patch.py."
-            ) from None
         hint = "" if folder.is_dir() else " (No folder here has that name, so the Hub was asked.)"
         raise ConceptAttentionError(f"Could not load the model {model}: {reason}{hint}") from None
     pipe.set_progress_bar_config(desc="Painting", disable=None)  # None: only on a terminal
     return pipe.to(device)
+
+
+def _choose_loader(model: str, name: str) -> Any:
+    """What loads a pipeline of the class `name`: one that paints from a prompt alone."""
+    import diffusers
+
+    from ..hosts.diffusers.families import demands
+
+    kind = getattr(diffusers, name, None)
+    if kind is None or "num_frames" not in inspect.signature(kind.__call__).parameters:
+        return diffusers.AutoPipelineForText2Image  # which knows no videos
+    if demanded := demands(kind):
+        raise ConceptAttentionError(
+            f"{model} is a {name}, which is not called without {', '.join(demanded)}; models are "
+            "accepted that paint from a prompt alone."
+        )
+    return diffusers.DiffusionPipeline
 
 
 def list_versions() -> Iterable[tuple[str, str]]:

@@ -48,7 +48,9 @@ def add_out(group: Any) -> None:
 
 def add_html(group: Any) -> None:
     group.add_argument(
-        "--html", action="store_true", help="also a page to explore each picture with: about 1 MB"
+        "--html",
+        action="store_true",
+        help="also a page to explore each picture or frame with: about 1 MB",
     )
 
 

@@ -21,7 +21,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.locate import locate
 from conceptattention.conceptattention_core.hosts.comfyui.override import OVERRIDE
 from conceptattention.conceptattention_core.hosts.comfyui.run import POSITIVE, Forward, Run
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
-from conceptattention.conceptattention_core.locating import LocateSpec
+from conceptattention.conceptattention_core.locating import LocateSpec, draw_looks
 from conceptattention.conceptattention_core.maps import ORDERS, reduce
 from conceptattention.conceptattention_core.recording import Recorder, Recording, RecordSpec
 from torch import Tensor, nn
@@ -407,6 +407,27 @@ def test_a_picture_that_exists_is_looked_at_up_to_the_last_block_of_interest(tin
     assert torch.equal(found.scores[:, :, :2], shorter.scores)
     assert torch.equal(found.scores, again.scores)
     assert found.scores.std() > 1e-3
+
+
+def test_a_look_gives_the_model_the_picture_noised_as_it_was_trained(tiny):
+    picture = torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(0))
+    how, model, vae = LocateSpec(noise=(0.3, 0.6)), tiny.model(), Halves(tiny)
+    network, sampling = model.model.diffusion_model, model.get_model_object("model_sampling")
+    given = []
+    hook = network.register_forward_pre_hook(lambda _, args: given.append(args[:2]))
+    with torch.inference_mode():
+        locate(model, tiny.clip(), vae, picture, RecordSpec(parse(CONCEPTS)), how)
+        latent = model.model.process_latent_in(vae.encode(picture))
+    hook.remove()
+    looks = list(draw_looks(how, latent))
+    assert len(given) == len(looks) == 2
+    for (noised, timestep), (_, level, noise) in zip(given, looks, strict=True):
+        mixture = (1 - level) * latent + level * noise  # as rectified flow has it
+        if hasattr(sampling, "log_sigmas"):  # a diffusion has the same at unit variance
+            mixture = mixture / ((1 - level) ** 2 + level**2) ** 0.5
+            ratio = sampling.sigma(timestep[0]).item()
+            assert ratio == pytest.approx(level / (1 - level), rel=0.01)  # one of 1000 timesteps
+        torch.testing.assert_close(noised, mixture, atol=1e-5, rtol=1e-5)
 
 
 # --- Law 4: concepts compete, and their order means nothing ---------------------------------------

@@ -3,11 +3,21 @@
 import json
 import re
 from dataclasses import asdict
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from conceptattention.conceptattention_core import render
-from conceptattention.conceptattention_core.export import file_names, save, save_labels
+from conceptattention.conceptattention_core.export import (
+    file_names,
+    forget,
+    paint_palette,
+    save,
+    save_names,
+    save_video,
+)
 from conceptattention.conceptattention_core.masks import MaskSpec, draw
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,7 +113,8 @@ def test_the_report_tells_what_is_where(maps, report):
 
 def test_labels_and_their_names_and_colours_agree(tmp_path):
     maps = soft_maps(names="日本")
-    save_labels(tmp_path, render.label_map(maps, 0, PICTURE), maps.concepts)
+    save_names(tmp_path, maps.concepts)
+    paint_palette(render.label_map(maps, 0, PICTURE), maps.concepts).save(tmp_path / "labels.png")
     image = Image.open(tmp_path / "labels.png")
     names = json.loads((tmp_path / "labels.json").read_text("utf-8"))
     assert image.mode == "P"
@@ -126,3 +137,95 @@ def test_saving_twice_into_one_folder_replaces_the_files(tmp_path, maps):
     first = read(tmp_path / "labels.png")
     save(tmp_path, PICTURE, maps, 1, SPEC)
     assert not np.array_equal(read(tmp_path / "labels.png"), first)
+
+
+# --- videos ---------------------------------------------------------------------------------------
+
+FRAMES = [PICTURE, np.roll(PICTURE, 20, axis=1), np.flip(PICTURE, axis=1).copy()]
+HARD = MaskSpec()
+
+
+def files(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_video_has_a_folder_for_each_file_of_a_picture(tmp_path):
+    maps = soft_maps(names="sun, red hot sky", b=3)
+    told = save_video(tmp_path / "video", FRAMES, maps, HARD, fps=8)
+    for n, frame in enumerate(FRAMES):
+        alone = tmp_path / f"picture {n}"
+        save(alone, frame, maps, n, HARD)
+        for file in sorted(files(alone) - {"labels.json"}):
+            name, ending = file.rsplit(".", 1)
+            written = read(tmp_path / "video" / name / f"{n:04}.{ending}")
+            if name.split("/")[0] not in ("heatmaps", "sheet"):  # on the scale of the video
+                assert np.array_equal(written, read(alone / file)), file
+        assert np.array_equal(read(tmp_path / "video" / "image" / f"{n:04}.png"), frame)
+    kinds = ("image", "overlay", "sheet", "labels")
+    named = [f"{kind}/{name}" for kind in ("masks", "heatmaps") for name in ("sun", "red_hot_sky")]
+    frames = {f"{name}/{n:04}.png" for name in (*kinds, *named) for n in range(3)}
+    assert files(tmp_path / "video") == frames | {"labels.json", "video.mp4", "overlay.mp4"}
+    assert (told["frames"], told["fps"]) == (3, 8)
+    assert [one["mask"] for one in told["concepts"]] == [
+        "masks/sun/%04d.png",
+        "masks/red_hot_sky/%04d.png",
+    ]
+    json.dumps(told)
+
+
+def test_a_video_is_told_of_as_a_whole(tmp_path):
+    maps = soft_maps(names="sun, sky", b=3)
+    maps.maps[:2, 0], maps.maps[:2, 1] = 0.25, 0.75  # a sun that rises in the last frame
+    sun, sky = save_video(tmp_path, FRAMES, maps, HARD, fps=8)["concepts"]
+    assert sun["coverage of frames"][:2] == [0, 0] and sun["coverage of frames"][2] > 0.1
+    assert sun["present"] and sky["present"]
+    for c, told in enumerate((sun, sky)):
+        assert told["coverage"] == pytest.approx(np.mean(told["coverage of frames"]), abs=1e-4)
+        assert told["mean"] == pytest.approx(maps.maps[:, c].mean().item(), abs=1e-4)
+        assert told["peak"] == pytest.approx(maps.maps[:, c].max().item(), abs=1e-4)
+    for n in range(3):  # exactly black or white, and all black where the sun is absent
+        mask = read(tmp_path / "masks" / "sun" / f"{n:04}.png")
+        assert set(np.unique(mask)) == ({0} if n < 2 else {0, 255})
+
+
+def test_colours_of_heat_maps_do_not_change_from_frame_to_frame(tmp_path):
+    maps = soft_maps(names="sun, sky", b=3)
+    maps.maps[1] = maps.maps[0] = 0.5
+    maps.maps[2, 0], maps.maps[2, 1] = 0.9, 0.1
+    save_video(tmp_path, FRAMES, maps, HARD, fps=8)
+    dim, same, bright = (read(tmp_path / "heatmaps/sun" / f"{n:04}.png") for n in range(3))
+    assert np.array_equal(dim, same)
+    assert (bright == render.heat_map(torch.ones(1, 1), 0, 1)[0, 0]).all()
+    assert (dim == render.heat_map(torch.tensor([[0.5]]), 0, 1)[0, 0]).all()
+
+
+@pytest.mark.parametrize("size", [(104, 56), (33, 57)])
+def test_films_show_the_frames(tmp_path, size):
+    frames = [np.full((*size, 3), light, np.uint8) for light in (40, 120, 200)]
+    save_video(tmp_path, frames, soft_maps(b=3), HARD, fps=24)
+    for name in ("video", "overlay"):
+        film = cv2.VideoCapture(str(tmp_path / f"{name}.mp4"))
+        shown = [film.read() for _ in range(4)]
+        assert [ok for ok, _ in shown] == [True, True, True, False]
+        assert film.get(cv2.CAP_PROP_FPS) == 24
+        if name == "video":
+            means = [frame[: size[0], : size[1]].mean() for _, frame in shown[:3]]
+            assert means == pytest.approx([40, 120, 200], abs=3)
+
+
+@pytest.mark.parametrize("is_video", [False, True])
+def test_what_was_written_is_removed_and_nothing_else(tmp_path, is_video):
+    maps = soft_maps(b=3)
+    if is_video:
+        told = save_video(tmp_path, FRAMES, maps, HARD, fps=8)
+        (tmp_path / "explorer").mkdir()
+        (tmp_path / "explorer/0002.html").touch()
+    else:
+        told = save(tmp_path, PICTURE, maps, 0, HARD)
+        (tmp_path / "explorer.html").touch()
+    mine = {"masks/mine.png", "mine.txt"}
+    for name in mine:
+        (tmp_path / name).touch()
+    forget(tmp_path, told)
+    assert files(tmp_path) == mine
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["masks"]

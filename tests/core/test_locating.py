@@ -6,8 +6,10 @@ from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.locating import (
     LocateSpec,
     blend,
+    blend_at_unit_variance,
     draw_looks,
     fit,
+    noise_ratio,
     parse_noise,
     resize,
 )
@@ -60,6 +62,18 @@ def test_looks_are_all_levels_for_each_sample_and_the_same_for_a_whole_batch():
 def test_noise_is_mixed_in_as_rectified_flow_has_it():
     latent, noise = torch.tensor(2.0), torch.tensor(10.0)
     assert blend(latent, noise, 0.25).item() == pytest.approx(0.75 * 2 + 0.25 * 10)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.8])
+def test_at_unit_variance_the_mixture_is_the_same(level):
+    generator = torch.Generator().manual_seed(0)
+    latent, noise = torch.randn(2, 100_000, generator=generator, dtype=torch.float64)
+    mixed = blend_at_unit_variance(latent, noise, level)
+    assert mixed.std().item() == pytest.approx(1, abs=0.01)
+    flow = blend(latent, noise, level)
+    torch.testing.assert_close(mixed / mixed[0], flow / flow[0])
+    alpha = 1 / (1 + noise_ratio(level) ** 2)
+    torch.testing.assert_close(mixed, alpha**0.5 * latent + (1 - alpha) ** 0.5 * noise)
 
 
 def test_levels_are_read_from_text():

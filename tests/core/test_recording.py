@@ -179,6 +179,29 @@ def test_a_frame_stands_in_the_middle_of_its_pictures():
     assert (doubled.frame_of(8) + doubled.frame_of(9)) / 2 == 1
 
 
+def test_cells_in_front_that_are_thrown_away_have_no_pictures():
+    for lead in (1, 2):
+        kept, padded = Time(latents=3, pace=4), Time(latents=3 + lead, pace=4, lead=lead)
+        assert padded.pictures == kept.pictures == 9
+        for picture in range(9):
+            place = lead + kept.frame_of(picture)
+            assert padded.frame_of(picture) == pytest.approx(place)
+
+
+def test_a_recording_is_told_how_many_pictures_came_out():
+    grid = Grid.of_latent(2 * Y, 2 * X, time=Time(latents=4, pace=4, patch=2))
+    run = Recorder(RecordSpec(parse(NAMES)), grid, BLOCKS, 1, "Tiny")
+    run.add(0, [random(B, C, 2 * Y * X)] * len(BLOCKS))
+    recording = run.finish()
+    assert recording.of_length(13).grid == grid
+    shorter = recording.of_length(9)
+    assert shorter.grid.time == Time(latents=4, pace=4, patch=2, lead=1)
+    assert (shorter.pictures, recording.pictures) == (2 * 9, 2 * 13)
+    for pictures in (5, 10, 17):  # more than a patch of padding, part of a cell, too many
+        with pytest.raises(ConceptAttentionError, match=f"of 13 pictures .* none of {pictures}"):
+            recording.of_length(pictures)
+
+
 def test_one_picture_of_a_video_comes_with_the_frame_next_to_it():
     grid = Grid.of_latent(2 * Y, 2 * X, time=Time(latents=3, pace=4))
     run = Recorder(RecordSpec(parse(NAMES)), grid, BLOCKS, 1, "Tiny")

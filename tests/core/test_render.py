@@ -164,6 +164,12 @@ def test_heat_maps_share_one_scale():
     assert middle not in (brightest, darkest)
 
 
+def test_heat_maps_take_the_scale_of_a_whole_video():
+    dim = concept_maps(torch.full((1, 3, 7, 4), 0.2), grid=ODD)
+    heats = render.heat_maps(dim, 0, scale=(0.0, 1.0))
+    assert all((heat == render.heat_map(torch.tensor([[0.2]]), 0, 1)[0, 0]).all() for heat in heats)
+
+
 def test_heat_maps_leave_the_hidden_background_out():
     assert len(render.heat_maps(soft_maps(names="sun"), 0)) == 1
 

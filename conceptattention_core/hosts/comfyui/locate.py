@@ -13,11 +13,19 @@ import comfy.utils
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.model_patcher import ModelPatcher
+from comfy.model_sampling import CONST
 from einops import rearrange
 from torch import Tensor
 
 from ... import ConceptAttentionError
-from ...locating import LocateSpec, draw_looks, fit, resize
+from ...locating import (
+    LocateSpec,
+    blend_at_unit_variance,
+    draw_looks,
+    fit,
+    noise_ratio,
+    resize,
+)
 from ...recording import Recording, RecordSpec
 from .families import find
 from .patch import record
@@ -87,10 +95,14 @@ class Glance(comfy.samplers.Sampler):
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image, *rest):
         sampling = model_wrap.inner_model.model_sampling
-        for place, _, own_noise in draw_looks(self.how, latent_image):
+        for place, level, own_noise in draw_looks(self.how, latent_image):
             throw_exception_if_processing_interrupted()
-            sigma = sigmas[place]
-            noisy = sampling.noise_scaling(sigma, own_noise, latent_image, False)
+            if isinstance(sampling, CONST):  # rectified flow, whose sigmas are noise levels
+                sigma = sigmas[place]
+                noisy = sampling.noise_scaling(sigma, own_noise, latent_image, False)
+            else:  # CogVideoX, which is given x_t as it is: with sigma times as much noise
+                sigma = sigmas.new_tensor(noise_ratio(level))
+                noisy = blend_at_unit_variance(latent_image, own_noise, level)
             model_wrap(noisy, sigma.expand(len(noisy)), **extra_args)
             self.looked()
         return latent_image

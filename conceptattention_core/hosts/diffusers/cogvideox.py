@@ -4,7 +4,8 @@ A concept is read by T5 alone, padded as a prompt is (arXiv 2502.04320, section 
 positions and there is no pooled vector.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,19 +14,22 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
+from einops import repeat
 from torch import Tensor, nn
 
 from ... import ConceptAttentionError
 from ...attention import ImageVectors
+from ...locating import blend_at_unit_variance, noise_ratio
 from ...recording import Grid, Time
-from .family import Family
+from .family import VideoFamily, see_still
 from .joint_attention import image_vectors, normed, nowhere, split
 from .reading import own_rows
 
 
-class CogVideoX(Family):
+class CogVideoX(VideoFamily):
     name = "CogVideoX"
     time_unit = 1
+    stride = 8  # cells are decoded in twos: of an even number the first is not one frame alone
     guided_at_once = True
 
     def matches(self, transformer: Any) -> bool:
@@ -58,6 +62,49 @@ class CogVideoX(Family):
         # 1.5 puts padding in front, which the pipeline drops after sampling
         time = Time(latents, pipe.vae_scale_factor_temporal, config.patch_size_t or 1)
         return Grid.of_latent(h, w, config.patch_size, pipe.vae_scale_factor_spatial, time)
+
+    def fps(self, pipe: CogVideoXPipeline) -> int:
+        return 16 if pipe.transformer.config.patch_size_t else 8  # arXiv 2408.06072, and its 1.5
+
+    def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
+        """Latents `b frame c h w`. 1.5 pads with the first frame up to a patch along time."""
+        config = pipe.transformer.config
+        frames = config.patch_size_t or 1
+        still = see_still(pipe, pictures) * pipe.vae_scaling_factor_image
+        return repeat(still, "b c 1 h w -> b frame c h w", frame=frames)
+
+    def blend(self, latent: Tensor, noise: Tensor, level: float) -> Tensor:
+        return blend_at_unit_variance(latent, noise, level)
+
+    def prepare(
+        self, pipe: Any, shape: torch.Size, caption: str, length: int
+    ) -> Callable[[Tensor, float], dict[str, Any]]:
+        b, frames, _, h, w = shape
+        with torch.no_grad():
+            text, _ = pipe.encode_prompt(
+                caption,
+                do_classifier_free_guidance=False,
+                num_videos_per_prompt=b,
+                max_sequence_length=length,
+            )
+        waves = None
+        if pipe.transformer.config.use_rotary_positional_embeddings:
+            pixels = (n * pipe.vae_scale_factor_spatial for n in (h, w))
+            waves = pipe._prepare_rotary_positional_embeddings(*pixels, frames, text.device)
+        alphas = pipe.scheduler.alphas_cumprod
+        ratios = (1 / alphas - 1).sqrt()  # of noise to latent at each timestep
+
+        def arguments(latent: Tensor, level: float) -> dict[str, Any]:
+            # the timestep at which the model was trained with the ratio that is nearest
+            timestep = (ratios.log() - math.log(noise_ratio(level))).abs().argmin()
+            return {
+                "hidden_states": latent.to(text),
+                "encoder_hidden_states": text,
+                "timestep": timestep.to(text.device).expand(b),
+                "image_rotary_emb": waves,
+            }
+
+        return arguments
 
     def before_patches(self, call: Mapping[str, Any], first: Mapping[str, Any]) -> int:
         return first["encoder_hidden_states"].shape[1]

@@ -3,6 +3,8 @@
 A family is one file beside this one and one line in `FAMILIES`. All plumbing lies in `patch.py`.
 """
 
+import inspect
+
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from ... import ConceptAttentionError
@@ -15,6 +17,16 @@ from .qwen_image import QwenImage
 from .sd3 import SD3
 
 FAMILIES: list[Family] = [Flux(), SD3(), QwenImage(), Flux2(), CogVideoX(), HunyuanVideo()]
+
+
+def demands(kind: type) -> list[str]:
+    """What pipelines of a kind are not called without, besides a prompt."""
+    parameters = list(inspect.signature(kind.__call__).parameters.values())[1:]  # without self
+    return [
+        one.name
+        for one in parameters
+        if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
 
 
 def find(pipe: DiffusionPipeline) -> Family:

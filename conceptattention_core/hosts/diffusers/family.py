@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...attention import ImageVectors, JointBlock
+from ...locating import blend
 from ...recording import Grid
 
 
@@ -81,9 +83,7 @@ class Family(ABC):
         """How many tokens stand before the picture's patches in what `to_q` projects."""
         return 0
 
-
-class PictureFamily(Family):
-    """A family that makes pictures, and so can look at pictures that exist already."""
+    # pictures that exist already
 
     def patch_pixels(self, pipe: Any) -> int:
         """Pixels along one side of a patch."""
@@ -93,16 +93,36 @@ class PictureFamily(Family):
     def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
         """Pictures `b rgb h w`, 0..1, sides whole patches, as latents `b c h w` of unit scale.
 
-        The mean of what the encoder believes, not a sample.
+        Those of videos have an axis of frames where the transformer has it. The mean of what the
+        encoder believes, not a sample.
         """
+
+    def blend(self, latent: Tensor, noise: Tensor, level: float) -> Tensor:
+        """The latent at a noise level 0..1, as the model was trained: most by rectified flow."""
+        return blend(latent, noise, level)
 
     @abstractmethod
     def prepare(
         self, pipe: Any, shape: torch.Size, caption: str, length: int
     ) -> Callable[[Tensor, float], dict[str, Any]]:
-        """A function from a noised latent of `shape` (b c h w) and its noise level (0..1) to what
-        the transformer is called with. Pooled text is zeros, guidance 0: the authors' defaults.
+        """A function from a noised latent of `shape` (as `encode` gives it) and its noise level
+        (0..1) to what the transformer is called with. Pooled text is zeros, guidance 0: the
+        authors' defaults.
         """
+
+
+class VideoFamily(Family):
+    """A family that makes videos. It looks at a picture as at a video of one."""
+
+    stride: ClassVar[int]
+    """Videos have one frame and then so many at a time."""
+
+    def patch_pixels(self, pipe: Any) -> int:
+        return pipe.transformer.config.patch_size * pipe.vae_scale_factor_spatial
+
+    @abstractmethod
+    def fps(self, pipe: Any) -> int:
+        """Pictures in a second of the videos that the model was trained on."""
 
 
 def see(pipe: Any, pictures: Tensor) -> Tensor:
@@ -110,3 +130,8 @@ def see(pipe: Any, pictures: Tensor) -> Tensor:
     vae = pipe.vae
     with torch.no_grad():
         return vae.encode(pictures.to(pipe._execution_device, vae.dtype) * 2 - 1).latent_dist.mode()
+
+
+def see_still(pipe: Any, pictures: Tensor) -> Tensor:
+    """`see` with an autoencoder of videos: each picture is one, of one picture, `b c 1 h w`."""
+    return see(pipe, rearrange(pictures, "b rgb h w -> b rgb 1 h w"))

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from ... import ConceptAttentionError
 from ...attention import ImageVectors
 from ...recording import Grid
-from .family import PictureFamily, see
+from .family import Family, see
 from .joint_attention import TextSide, image_vectors
 from .reading import own_rows
 
 LENGTH, LENGTH_SCHNELL = 512, 256  # tokens
 
 
-class Flux(PictureFamily):
+class Flux(Family):
     name = "Flux.1"
 
     def matches(self, transformer: Any) -> bool:

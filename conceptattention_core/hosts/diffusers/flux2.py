@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...attention import ImageVectors
 from ...classes import is_a
 from ...recording import Grid
-from .family import PictureFamily, see
+from .family import Family, see
 from .joint_attention import guarded, image_vectors, text_heads
 from .reading import places_of, read_template
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # diffusers has it since 0.36
 LENGTH = 512  # tokens, those of the template included
 
 
-class Flux2(PictureFamily):
+class Flux2(Family):
     name = "Flux.2"
 
     def matches(self, transformer: Any) -> bool:

@@ -5,7 +5,7 @@ are taken. Prompts go through a refiner, in which all tokens of a text meet; so 
 refined by itself, as a text of its own. Its pooled vector is zeros, and text has no positions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -19,16 +19,17 @@ from torch import Tensor, nn
 
 from ...attention import ImageVectors
 from ...recording import Grid, Time
-from .family import Family
+from .family import VideoFamily, see_still
 from .joint_attention import TextSide, image_vectors
 from .reading import read_template, with_column
 
 LENGTH = 256  # tokens
 
 
-class HunyuanVideo(Family):
+class HunyuanVideo(VideoFamily):
     name = "HunyuanVideo"
     time_unit = 1
+    stride = 4
 
     def matches(self, transformer: Any) -> bool:
         return isinstance(transformer, HunyuanVideoTransformer3DModel)
@@ -48,6 +49,34 @@ class HunyuanVideo(Family):
         _, _, latents, h, w = call["hidden_states"].shape
         time = Time(latents, pipe.vae_scale_factor_temporal, config.patch_size_t)
         return Grid.of_latent(h, w, config.patch_size, pipe.vae_scale_factor_spatial, time)
+
+    def fps(self, pipe: HunyuanVideoPipeline) -> int:
+        return 24  # arXiv 2412.03603
+
+    def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
+        """Latents `b c 1 h w`."""
+        return see_still(pipe, pictures) * pipe.vae.config.scaling_factor
+
+    def prepare(
+        self, pipe: Any, shape: torch.Size, caption: str, length: int
+    ) -> Callable[[Tensor, float], dict[str, Any]]:
+        b, dtype = shape[0], pipe.transformer.dtype
+        with torch.no_grad():
+            text, pooled, mask = pipe.encode_prompt(
+                caption, num_videos_per_prompt=b, max_sequence_length=length
+            )
+
+        def arguments(latent: Tensor, level: float) -> dict[str, Any]:
+            return {
+                "hidden_states": latent.to(text.device, dtype),
+                "timestep": torch.full((b,), 1000 * level, device=text.device),
+                "encoder_hidden_states": text.to(dtype),
+                "encoder_attention_mask": mask.to(dtype),
+                "pooled_projections": torch.zeros_like(pooled, dtype=dtype),
+                "guidance": torch.zeros(b, device=text.device, dtype=dtype),
+            }
+
+        return arguments
 
     def enter(
         self,

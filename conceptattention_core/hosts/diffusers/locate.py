@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ... import ConceptAttentionError
-from ...locating import Enough, LocateSpec, blend, draw_looks, fit, resize
-from ...recording import Recorder, Recording, RecordSpec
-from .family import PictureFamily
+from ...locating import Enough, LocateSpec, draw_looks, fit, resize
+from ...recording import Recorder, Recording, RecordSpec, Time
+from .families import demands
 from .patch import Ears, Forward, hang_on_blocks, plan
 
 
@@ -36,23 +36,23 @@ def locate(
         )
     tour = plan(pipe, spec, None)
     family, transformer = tour.family, pipe.transformer
-    if not isinstance(family, PictureFamily):
+    if demanded := demands(type(pipe)):
         raise ConceptAttentionError(
-            f"{family.name} makes videos; pictures that exist are looked at with a model that "
-            "makes pictures."
+            f"{type(pipe).__name__} is not called without {', '.join(demanded)}; pictures are "
+            "looked at with a pipeline that paints from a prompt alone."
         )
     h, w = pictures.shape[-2:]
     size = fit(h, w, family.patch_pixels(pipe), how.megapixels)
     latent = family.encode(pipe, resize(pictures, size)).float()
     arguments = family.prepare(pipe, latent.shape, how.caption, family.text_length(pipe))
-    grid = replace(family.grid(pipe, arguments(latent, how.noise[0])), size=(h, w))
+    grid = replace(family.grid(pipe, arguments(latent, how.noise[0])), size=(h, w), time=Time())
     recorder = Recorder(spec, grid, tour.blocks, len(how.noise), family.name)
     ears = Ears(pipe, tour)
     with ExitStack() as hooks, torch.no_grad():
         for handle in hang_on_blocks(ears):
             hooks.callback(handle.remove)
         for place, level, noise in draw_looks(how, latent):
-            call = arguments(blend(latent, noise, level), level)
+            call = arguments(family.blend(latent, noise, level), level)
             ears.forward = Forward(tour, grid, transformer, call, len(latent), stops=True)
             try:
                 transformer(**call, return_dict=False)

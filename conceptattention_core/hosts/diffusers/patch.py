@@ -53,7 +53,8 @@ def record(
         maps = reduce(listener.recording())
 
     Give `max_sequence_length` here where the pipeline is called with it. Adapters are loaded, and
-    projections fused, before.
+    projections fused, before. CogVideoX 1.5 may sample padding in front of a video, and only its
+    length tells: `recording().of_length(len(frames))`.
     """
     listener = Listener(pipe, plan(pipe, spec, max_sequence_length))
     with ExitStack() as hooks:

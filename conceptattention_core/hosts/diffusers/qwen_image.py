@@ -16,7 +16,7 @@ from ... import ConceptAttentionError
 from ...attention import ImageVectors
 from ...classes import is_a
 from ...recording import Grid
-from .family import PictureFamily, see
+from .family import Family, see_still
 from .joint_attention import guarded, image_vectors, text_heads
 from .reading import own_span, places_of, with_column
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # diffusers has it since 0.35
 LENGTH = 512  # tokens; prompts are not padded up to it
 
 
-class QwenImage(PictureFamily):
+class QwenImage(Family):
     name = "Qwen-Image"
 
     def matches(self, transformer: Any) -> bool:
@@ -62,7 +62,7 @@ class QwenImage(PictureFamily):
         return Grid.of_latent(2 * y, 2 * x, patch=2, scale=pipe.vae_scale_factor)
 
     def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
-        latent = see(pipe, rearrange(pictures, "b rgb h w -> b rgb 1 h w"))[:, :, 0]
+        latent = see_still(pipe, pictures)[:, :, 0]
         mean, std = (
             rearrange(torch.tensor(figures).to(latent), "c -> c 1 1")
             for figures in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from ... import ConceptAttentionError
 from ...attention import ImageVectors
 from ...recording import Grid
-from .family import PictureFamily, see
+from .family import Family, see
 from .joint_attention import TextSide, image_vectors, text_heads
 from .reading import own_rows
 
 LENGTH = 256  # tokens of T5, which reads prompts, too
 
 
-class SD3(PictureFamily):
+class SD3(Family):
     name = "SD3"
     time_unit = 1
     guided_at_once = True

@@ -11,12 +11,13 @@ from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Ima
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.diffusers import patch
 from conceptattention.conceptattention_core.hosts.diffusers.families import FAMILIES, find
+from conceptattention.conceptattention_core.hosts.diffusers.family import see, see_still
 from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
-from conceptattention.conceptattention_core.locating import LocateSpec
+from conceptattention.conceptattention_core.locating import LocateSpec, draw_looks
 from conceptattention.conceptattention_core.maps import reduce
-from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec, Time
-from diffusers import DiffusionPipeline, FlowMatchHeunDiscreteScheduler
+from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
+from diffusers import DiffusionPipeline, FlowMatchHeunDiscreteScheduler, SchedulerMixin
 from einops import rearrange
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -244,33 +245,114 @@ def test_the_image_vectors_are_those_of_the_ordinary_attention(pipe, tiny, steps
         torch.testing.assert_close(*lengths)
 
 
+# --- pictures that exist already ------------------------------------------------------------------
+
+PICTURES = torch.rand(2, 3, 48, 80, generator=torch.Generator().manual_seed(3))
+
+
+def still(pipe: DiffusionPipeline) -> dict:
+    """What makes a run one of pictures: a video of one."""
+    return {"num_frames": 1} if "num_frames" in TINY[find(pipe).name].call else {}
+
+
 @torch.no_grad()
-def test_a_look_at_a_picture_is_a_step_towards_it(pipe, tiny):
-    """A look calls the transformer as sampling does, with the same latent at the same level."""
-    if tiny.time != Time():
-        with pytest.raises(ConceptAttentionError, match="makes videos"):
-            locate(pipe, torch.rand(1, 3, 48, 80), SPEC)
-        return
-    pictures = torch.rand(2, 3, 48, 80, generator=torch.Generator().manual_seed(3))
+def test_a_look_at_a_picture_is_a_step_towards_it(pipe):
+    """A look calls the transformer with all that sampling calls it with."""
     how = LocateSpec("a red balloon", noise=(0.25, 0.5), samples=2)
     family, seen = find(pipe), []
-    located = locate(pipe, pictures, SPEC, how, progress=lambda: seen.append(1))
+    located = locate(pipe, PICTURES, SPEC, how, progress=lambda: seen.append(1))
     assert located.grid == Grid(3, 5, 16, 48, 80, size=(48, 80))
     assert located.scores.shape == (2, 2, 3, 3, 3, 5)
+    assert located.pictures == 2
     assert len(seen) == how.looks
-    latent = family.encode(pipe, pictures)
+    latent = family.encode(pipe, PICTURES)
     looked = family.prepare(pipe, latent.shape, how.caption, LENGTH)(latent, 0.5)
-    sampled = call_of(pipe, prompt=how.caption, num_inference_steps=2, **{tiny.copies: 2})
+    sampled = call_of(pipe, prompt=[how.caption] * 2, num_inference_steps=2, **still(pipe))
     tensors = {name for name, value in sampled.items() if isinstance(value, Tensor)}
     assert tensors <= set(looked)
     for name in tensors:
         assert looked[name].shape == sampled[name].shape
-    same = {"encoder_hidden_states", "txt_ids", "img_ids"} & tensors
-    for name in same:
+    same = {"encoder_hidden_states", "encoder_attention_mask", "txt_ids", "img_ids"} & tensors
+    for name in (*same, *({"image_rotary_emb"} & set(sampled))):
         torch.testing.assert_close(looked[name], sampled[name])
-    assert looked["timestep"].tolist() == [500 / family.time_unit] * 2
-    patches = pipe.transformer(**looked, return_dict=False)[0]
-    assert patches.shape[0] == 2
+
+
+def level_of(scheduler: SchedulerMixin, timestep: Tensor) -> float:
+    """The noise level of a timestep: that of rectified flow with as much noise to the latent."""
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return timestep.item() / 1000
+    ratio = (1 / scheduler.alphas_cumprod[timestep.long()] - 1).sqrt().item()
+    return ratio / (1 + ratio)
+
+
+def look_and_sample(pipe: DiffusionPipeline) -> tuple[Recording, Recording]:
+    """A look at a picture, and a run whose second step starts from the same one, noised."""
+    family, picture, levels = find(pipe), PICTURES[:1], []
+    caption = CALL["prompt"]
+    latent = family.encode(pipe, picture).float()
+    ((_, _, noise),) = draw_looks(LocateSpec(), latent)
+    arguments = family.prepare(pipe, latent.shape, caption, LENGTH)
+
+    def start_at_the_picture(pipeline, i, t, tensors):
+        if i > 0:
+            return {}
+        scheduler = pipeline.scheduler
+        now = scheduler.timesteps[1:2]
+        levels.append(level_of(scheduler, now))
+        flows = hasattr(scheduler, "scale_noise")
+        noised = (
+            scheduler.scale_noise(latent, now, noise)
+            if flows
+            else scheduler.add_noise(latent, noise, now)
+        )
+        return {"latents": arguments(noised, levels[0])["hidden_states"]}
+
+    def without_pooled_text_and_guidance(transformer, args, kwargs):
+        zeros = {
+            name: torch.zeros_like(kwargs[name])
+            for name in ("pooled_projections", "guidance")
+            if kwargs.get(name) is not None
+        }
+        return args, {**kwargs, **zeros}
+
+    handle = pipe.transformer.register_forward_pre_hook(
+        without_pooled_text_and_guidance, with_kwargs=True
+    )
+    try:
+        sampled = heard(pipe, callback_on_step_end=start_at_the_picture, **still(pipe))
+    finally:
+        handle.remove()
+    return locate(pipe, picture, SPEC, LocateSpec(caption, noise=tuple(levels))), sampled
+
+
+def test_a_look_hears_what_sampling_hears_from_the_same_noised_picture(pipe):
+    located, sampled = look_and_sample(pipe)
+    torch.testing.assert_close(located.scores[:, 0], sampled.scores[:, 1], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(located.scores[:, 0], sampled.scores[:, 2], atol=1e-2)
+
+
+@torch.no_grad()
+def encode_and_decode(pipe: DiffusionPipeline) -> tuple[Tensor, Tensor]:
+    """What the autoencoder makes of a picture, and what the pipeline makes of our latent of it."""
+    family, picture = find(pipe), PICTURES[:1]
+    latent = family.encode(pipe, picture)
+    packed = family.prepare(pipe, latent.shape, "", LENGTH)(latent, 0.5)["hidden_states"]
+    painted = paint(
+        pipe,
+        num_inference_steps=1,
+        callback_on_step_end=lambda *_: {"latents": packed},
+        **still(pipe),
+    )
+    is_video = "num_frames" in still(pipe)
+    looks_at_videos = any(isinstance(part, nn.Conv3d) for part in pipe.vae.modules())
+    seen = see_still(pipe, picture) if looks_at_videos else see(pipe, picture)
+    rebuilt = pipe.vae.decode(seen).sample
+    rebuilt = (rebuilt if rebuilt.ndim == 4 else rebuilt[:, :, 0]) / 2 + 0.5
+    return rebuilt.clamp(0, 1), painted[:, 0] if is_video else painted
+
+
+def test_what_a_picture_is_encoded_to_is_what_the_pipeline_decodes(pipe):
+    torch.testing.assert_close(*encode_and_decode(pipe), atol=1e-5, rtol=1e-5)
 
 
 # --- concepts among themselves, and runs ----------------------------------------------------------

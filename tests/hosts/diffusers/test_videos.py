@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.maps import reduce
+from diffusers import CogVideoXImageToVideoPipeline
 
-from .test_laws import SPEC, paint
+from .test_laws import SPEC, encode_and_decode, look_and_sample, paint
 from .tiny.cogvideox import tiny_cogvideox
 from .tiny.hunyuan_video import tiny_hunyuan_video
 
@@ -37,6 +39,29 @@ def test_patches_may_go_along_time():
     grid = listener.recording().grid
     assert (grid.time.latents, grid.time.frames) == (4, 2)
     assert listener.recording().scores.shape == (2, 3, 3, 3, 3, 5)
+
+
+def test_without_padding_in_front_every_frame_that_comes_out_has_maps():
+    pipe = tiny_cogvideox(version="1.5")
+    with record(pipe, SPEC) as listener:
+        frames = paint(pipe)
+    recording = listener.recording().of_length(frames.shape[1])
+    assert len(reduce(recording, blocks="all").maps) == recording.pictures == 9
+
+
+@pytest.mark.parametrize("version", [{"rotary": False}, {"version": "1.5"}])
+def test_other_versions_look_at_pictures_as_they_sample(version):
+    pipe = tiny_cogvideox(**version)
+    located, sampled = look_and_sample(pipe)
+    assert located.pictures == len(located.scores) == 1
+    torch.testing.assert_close(located.scores[:, 0], sampled.scores[:, 1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(*encode_and_decode(pipe), atol=1e-5, rtol=1e-5)
+
+
+def test_a_pipeline_that_starts_from_a_picture_looks_at_none():
+    pipe = CogVideoXImageToVideoPipeline(**tiny_cogvideox().components)
+    with pytest.raises(ConceptAttentionError, match="is not called without image"):
+        locate(pipe, torch.rand(1, 3, 48, 80), SPEC)
 
 
 @pytest.mark.parametrize("make", [tiny_cogvideox, tiny_hunyuan_video])
