@@ -10,6 +10,7 @@ demo takes --prompt TEXT, --concepts "CAT, SKY", --out FOLDER and whatever else
 `python -m conceptattention_core generate --help` lists.
 
 test takes pytest's options and paths: python run.py test -k otsu tests/core
+Without options, tests run in lanes side by side, one for each processor, up to four.
 It looks for ComfyUI in COMFYUI_PATH (one folder or several), around this folder, and in
 ~/comfy/ComfyUI and ~/ComfyUI; COMFYUI_PYTHON names the Python that starts it.
 """
@@ -45,7 +46,8 @@ DEMO = {
     "--out": str(Path("out") / "demo"),
 }
 
-TEST_TOOLS = ["pytest", "hypothesis"]
+TEST_TOOLS = ["pytest", "pytest-xdist", "hypothesis"]
+MOST_LANES = 4  # each starts a ComfyUI of its own, and a browser
 EXTRAS = {"demo": "", "test": "[test,cluster]"}
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 
@@ -144,6 +146,10 @@ def run_pytest(
     report.unlink(missing_ok=True)
     say(f"\nTests {name}")
     start = time.monotonic()
+    lanes = min(os.cpu_count() or 1, MOST_LANES)
+    if lanes > 1 and not options:
+        command = [*command, f"--numprocesses={lanes}", "--dist=worksteal"]
+        env["OMP_NUM_THREADS"] = "1"  # toy models gain nothing by more, and lanes lose by it
     code = subprocess.call(
         [*command, f"--junitxml={report}", *options, *paths], cwd=ROOT, env={**os.environ, **env}
     )
@@ -244,12 +250,12 @@ def comfyui_pythons(comfyui: Path) -> list[str]:
 
 def add_beside(python: str, other: str, folder: Path, packages: list[str], *options: str) -> None:
     """Install for another Python into a folder of ours: its own environment stays as it is."""
-    stamp = folder / "installed.txt"
-    if stamp.exists():
+    stamp, wanted = folder / "installed.txt", "\n".join(packages)
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return
     pip = [python, "-m", "pip", "--python", other, "install", "--upgrade", "--target", str(folder)]
     step(f"Adding {' and '.join(packages)} to {folder}", [*pip, *options, *packages])
-    stamp.write_text("\n".join(packages), encoding="utf-8")
+    stamp.write_text(wanted, encoding="utf-8")
 
 
 # --- the environment ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from threading import Lock
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ class Run:
         self.film: Film | None = None
         self.saw_whole = self.saw_part = False
         self.refusal: str | None = None
+        self.lock = Lock()  # on several devices, prompts are in threads of their own
 
     def look(self, x: Tensor, chunks: int, window: Any) -> Shown | None:
         """What a call of the model shows; None: a part from which nothing can be recorded."""
@@ -70,6 +72,10 @@ class Run:
         self.saw_whole = True
         if len(forward.scores) != len(self.tour.blocks):
             return
+        with self.lock:
+            self._keep(forward, sigma, schedule)
+
+    def _keep(self, forward: "Forward", sigma: Tensor, schedule: Tensor) -> None:
         now = (schedule - sigma.flatten()[0].to(schedule)).abs().argmin().item()
         step = min(int(now), self.recorder.steps - 1)
         if forward.shown.frames is None:
