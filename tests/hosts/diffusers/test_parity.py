@@ -6,7 +6,8 @@ diffusers' encoders read, because it knows these encoders at their published siz
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Met
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
-from conceptattention.conceptattention_core.locating import LocateSpec
+from conceptattention.conceptattention_core.locating import LocateSpec, resize
 from conceptattention.conceptattention_core.recording import RecordSpec
 from diffusers import DiffusionPipeline, FluxPipeline
 from einops import rearrange
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import run
 
@@ -59,33 +60,92 @@ class Case:
 
     guidance: str
     """What a pipeline calls guidance against a negative prompt."""
+    size: tuple[int, ...]
+    """A latent as ComfyUI has it, c h w or c frame h w."""
     pack: Callable[[Tensor], Tensor]
-    """Latents `b c h w` as the pipeline takes and returns them."""
-    unpack: Callable[[Tensor], Tensor]
+    """Latents as the pipeline takes them."""
+    unpack: Callable[[DiffusionPipeline, Tensor], Tensor]
+    """Latents that the pipeline returns, as ComfyUI hands them out: as the autoencoder takes them.
+    """
     texts: Callable[[DiffusionPipeline, str], dict[str, Tensor]] | None = None
     """What diffusers' text encoders make of a text; None where ComfyUI has its own."""
+    encode: Callable[[DiffusionPipeline, Tensor], Tensor] | None = None
+    """What diffusers' autoencoder makes of pictures; None where ComfyUI has its own."""
 
 
 def pack(latent: Tensor) -> Tensor:
     return rearrange(latent, "b c (y i) (x j) -> b (y x) (c i j)", i=2, j=2).contiguous()
 
 
-def unpack(patches: Tensor) -> Tensor:
-    """The latent of packed patches on a grid of 3 by 5."""
+def unpack(patches: Tensor, y: int, x: int) -> Tensor:
+    """The latent of packed patches on a grid."""
     pattern = "b (y x) (c i j) -> b c (y i) (x j)"
-    return rearrange(patches, pattern, y=3, x=5, i=2, j=2).contiguous()
+    return rearrange(patches, pattern, y=y, x=x, i=2, j=2).contiguous()
+
+
+def unscale(pipe: DiffusionPipeline, latent: Tensor) -> Tensor:
+    return latent / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+
+
+@contextmanager
+def hearing(encoder: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """What a text encoder is called with."""
+    heard = {}
+    handle = encoder.register_forward_pre_hook(
+        lambda _, args, kwargs: heard.update(kwargs, **({"input_ids": args[0]} if args else {})),
+        with_kwargs=True,
+    )
+    try:
+        yield heard
+    finally:
+        handle.remove()
 
 
 def read_sd3(pipe: DiffusionPipeline, text: str) -> dict[str, Tensor]:
-    rows, _, pooled, _ = pipe.encode_prompt(
-        text, text, text, do_classifier_free_guidance=False, max_sequence_length=LENGTH
+    with hearing(pipe.text_encoder) as heard:
+        rows, _, pooled, _ = pipe.encode_prompt(
+            text, text, text, do_classifier_free_guidance=False, max_sequence_length=LENGTH
+        )
+    tokens = heard["input_ids"][0]
+    tokens[tokens == pipe.tokenizer.eos_token_id] = 49407  # ComfyUI knows the end by this number
+    return {"rows": rows, "pooled": pooled, "tokens": tokens}
+
+
+def read_qwen(pipe: DiffusionPipeline, text: str) -> dict[str, Tensor]:
+    with hearing(pipe.text_encoder) as heard:
+        rows, _ = pipe.encode_prompt(text)
+    return {"rows": rows, "tokens": heard["input_ids"][0]}
+
+
+def unpack_qwen(pipe: DiffusionPipeline, patches: Tensor) -> Tensor:
+    mean, std = (
+        rearrange(torch.tensor(figures), "c -> c 1 1 1")
+        for figures in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
     )
-    return {"rows": rows, "pooled": pooled}
+    return rearrange(unpack(patches, 4, 6), "b c h w -> b c 1 h w") * std + mean
+
+
+def encode_qwen(pipe: DiffusionPipeline, pictures: Tensor) -> Tensor:
+    return pipe.vae.encode(rearrange(pictures, "b c h w -> b c 1 h w") * 2 - 1).latent_dist.mode()
 
 
 CASES = {
-    "Flux.1": Case("true_cfg_scale", pack, unpack),
-    "SD3": Case("guidance_scale", Tensor.contiguous, Tensor.contiguous, read_sd3),
+    "Flux.1": Case(
+        "true_cfg_scale",
+        (16, 6, 10),
+        pack,
+        lambda pipe, latent: unscale(pipe, unpack(latent, 3, 5)),
+    ),
+    "SD3": Case("guidance_scale", (16, 6, 10), Tensor.contiguous, unscale, read_sd3),
+    # ComfyUI puts the middle of an odd number of patches elsewhere than diffusers (and Qwen-Image)
+    "Qwen-Image": Case(
+        "true_cfg_scale",
+        (16, 1, 8, 12),
+        lambda latent: pack(latent[:, :, 0]),
+        unpack_qwen,
+        read_qwen,
+        encode_qwen,
+    ),
 }
 
 
@@ -96,18 +156,18 @@ def test_both_hosts_hear_the_same(comfyui, tmp_path, family):
     pipe.save_pretrained(tmp_path)
     if case.texts is None:
         save_clip(pipe, tmp_path / "text_encoder" / "model.safetensors")
-    noise = torch.randn(2, 16, 6, 10, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, *case.size, generator=torch.Generator().manual_seed(0))
+    height, width = (8 * n for n in case.size[-2:])
     scores, latent = [], None
     for attend, space, tokens in ASKED["methods"]:
         spec = RecordSpec(parse(ASKED["concepts"]), tokens, Method(attend, space))
         with record(pipe, spec) as listener:
             latent = pipe(
-                ASKED["prompt"],
-                negative_prompt=ASKED["negative_prompt"],
-                height=48,
-                width=80,
+                [ASKED["prompt"]] * 2,
+                negative_prompt=[ASKED["negative_prompt"]] * 2,
+                height=height,
+                width=width,
                 num_inference_steps=3,
-                num_images_per_prompt=2,
                 latents=case.pack(noise),
                 max_sequence_length=LENGTH,
                 output_type="latent",
@@ -116,7 +176,7 @@ def test_both_hosts_hear_the_same(comfyui, tmp_path, family):
         scores.append(listener.recording().scores)
 
     # a size that has to be changed to fit the patches
-    pictures = torch.rand(2, 3, 50, 75, generator=torch.Generator().manual_seed(1))
+    pictures = torch.rand(2, 3, height + 2, width - 5, generator=torch.Generator().manual_seed(1))
     how = LocateSpec(ASKED["prompt"], **{**ASKED["how"], "noise": tuple(ASKED["how"]["noise"])})
     located = locate(pipe, pictures, RecordSpec(parse(ASKED["concepts"])), how)
 
@@ -124,25 +184,28 @@ def test_both_hosts_hear_the_same(comfyui, tmp_path, family):
     given = {
         "noise": noise,
         "sigmas": pipe.scheduler.sigmas,
-        "pictures": rearrange(pictures, "b rgb h w -> b h w rgb").contiguous(),
+        "pictures": rearrange(pictures, "b rgb h w -> b h w rgb"),
     }
-    if case.texts is not None:
-        words = [concept.words for concept in parse(ASKED["concepts"]).concepts]
-        asked["texts"] = [ASKED["prompt"], ASKED["negative_prompt"], *words]
-        with torch.no_grad():
+    with torch.no_grad():
+        if case.texts is not None:
+            words = [concept.words for concept in parse(ASKED["concepts"]).concepts]
+            asked["texts"] = [ASKED["prompt"], ASKED["negative_prompt"], "", *words]
             for i, text in enumerate(asked["texts"]):
                 for name, value in case.texts(pipe, text).items():
                     given[f"{name} {i}"] = value
+        if case.encode is not None:
+            resized = resize(pictures, (height, width))
+            given["resized"] = rearrange(resized, "b rgb h w -> b h w rgb")
+            given["encoded"] = case.encode(pipe, resized)
     (tmp_path / "asked.json").write_text(json.dumps(asked), "utf-8")
+    given = {name: value.contiguous() for name, value in given.items()}
     save_file(given, tmp_path / "given.safetensors")
     command = [python, SCRIPT, path, Path(run.__file__).parent, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
     heard = load_file(tmp_path / "heard.safetensors")
-    vae = pipe.vae.config  # ComfyUI hands out latents as the VAE takes them
-    expected = case.unpack(latent) / vae.scaling_factor + vae.shift_factor
-    torch.testing.assert_close(heard["latent"], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(heard["latent"], case.unpack(pipe, latent), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(heard["located"], located.scores, atol=1e-4, rtol=1e-4)
     for i, ours in enumerate(scores):
         torch.testing.assert_close(heard[f"scores {i}"], ours, atol=1e-4, rtol=1e-4)
