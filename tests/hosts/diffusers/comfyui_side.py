@@ -6,6 +6,7 @@ Runs in ComfyUI's own Python: comfyui_side.py COMFYUI ROOT FOLDER
 
 import importlib.util
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -136,10 +137,163 @@ def guide_as_long(args: dict[str, Any]) -> Tensor:
     return guided * repeat(was / now, "b one y x -> b 1 one (y i) (x j)", i=2, j=2)
 
 
+def load_flux2() -> tuple:
+    config, weights = read_part(folder, "transformer")
+    params = {
+        "image_model": "flux2",
+        "in_channels": config["in_channels"],
+        "out_channels": config["in_channels"],
+        "patch_size": 1,
+        "vec_in_dim": None,
+        "context_in_dim": config["joint_attention_dim"],
+        "hidden_size": config["num_attention_heads"] * config["attention_head_dim"],
+        "mlp_ratio": config["mlp_ratio"],
+        "num_heads": config["num_attention_heads"],
+        "depth": config["num_layers"],
+        "depth_single_blocks": config["num_single_layers"],
+        "axes_dim": config["axes_dims_rope"],
+        "theta": config["rope_theta"],
+        "qkv_bias": False,
+        "guidance_embed": config["guidance_embeds"],
+        "txt_ids_dims": [3],
+        "global_modulation": True,
+        "mlp_silu_act": True,
+        "ops_bias": False,
+    }
+    weights = rename(
+        as_flux(weights),
+        {
+            "time_guidance_embed.timestep_embedder.": "time_in.",
+            "x_embedder.": "img_in.",
+            "context_embedder.": "txt_in.",
+            "_stream_modulation.linear.": "_stream_modulation.lin.",
+            "_stream_modulation_img.linear.": "_stream_modulation_img.lin.",
+            "_stream_modulation_txt.linear.": "_stream_modulation_txt.lin.",
+        },
+    )
+    return build("Flux2", params, weights), Readings("qwen3_4b"), load_flux2_autoencoder()
+
+
+def load_flux2_autoencoder() -> comfy.sd.VAE:
+    config, weights = read_part(folder, "vae")
+    (width,) = set(config["block_out_channels"])
+    sizes = {
+        "double_z": True,
+        "z_channels": config["latent_channels"],
+        "resolution": config["sample_size"],
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": width,
+        "ch_mult": [1] * len(config["block_out_channels"]),
+        "num_res_blocks": config["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+        "batch_norm_latent": True,
+    }
+    params = {"ddconfig": sizes, "embed_dim": config["latent_channels"]}
+    vae = comfy.sd.VAE(sd=weights, config={"params": params}, dtype=torch.float32)
+    vae.latent_channels, vae.downscale_ratio = 4 * config["latent_channels"], 16
+    return vae
+
+
+BLOCKS = {
+    "transformer_blocks": (
+        "double_blocks",
+        {
+            "attn.to_q": "img_attn.qkv",
+            "attn.to_k": "img_attn.qkv",
+            "attn.to_v": "img_attn.qkv",
+            "attn.add_q_proj": "txt_attn.qkv",
+            "attn.add_k_proj": "txt_attn.qkv",
+            "attn.add_v_proj": "txt_attn.qkv",
+            "attn.norm_q": "img_attn.norm.query_norm",
+            "attn.norm_k": "img_attn.norm.key_norm",
+            "attn.norm_added_q": "txt_attn.norm.query_norm",
+            "attn.norm_added_k": "txt_attn.norm.key_norm",
+            "attn.to_out.0": "img_attn.proj",
+            "attn.to_add_out": "txt_attn.proj",
+            "norm1.linear": "img_mod.lin",
+            "norm1_context.linear": "txt_mod.lin",
+            "ff.net.0.proj": "img_mlp.0",
+            "ff.linear_in": "img_mlp.0",
+            "ff.net.2": "img_mlp.2",
+            "ff.linear_out": "img_mlp.2",
+            "ff_context.net.0.proj": "txt_mlp.0",
+            "ff_context.linear_in": "txt_mlp.0",
+            "ff_context.net.2": "txt_mlp.2",
+            "ff_context.linear_out": "txt_mlp.2",
+        },
+    ),
+    "single_transformer_blocks": (
+        "single_blocks",
+        {
+            "attn.to_q": "linear1",
+            "attn.to_k": "linear1",
+            "attn.to_v": "linear1",
+            "proj_mlp": "linear1",
+            "attn.to_qkv_mlp_proj": "linear1",
+            "attn.norm_q": "norm.query_norm",
+            "attn.norm_k": "norm.key_norm",
+            "norm.linear": "modulation.lin",
+            "attn.to_out": "linear2",
+            "proj_out": "linear2",
+        },
+    ),
+    "context_embedder.token_refiner.refiner_blocks": (
+        "txt_in.individual_token_refiner.blocks",
+        {
+            "norm1": "norm1",
+            "norm2": "norm2",
+            "attn.to_q": "self_attn.qkv",
+            "attn.to_k": "self_attn.qkv",
+            "attn.to_v": "self_attn.qkv",
+            "attn.to_out.0": "self_attn.proj",
+            "ff.net.0.proj": "mlp.0",
+            "ff.net.2": "mlp.2",
+            "norm_out.linear": "adaLN_modulation.1",
+        },
+    ),
+}
+"""Layers of Flux.2 and HunyuanVideo in diffusers and what they are called, or are a part of, in
+ComfyUI."""
+
+
+def as_flux(weights: Weights) -> Weights:
+    """Weights under the names of ComfyUI: those of blocks, the last layer, and what embeds."""
+    parts: dict[str, list[Tensor]] = {}
+    rest = dict(weights)
+    for theirs, (ours, layers) in BLOCKS.items():
+        for layer, whole in layers.items():
+            pattern = re.compile(rf"{theirs}\.(\d+)\.{re.escape(layer)}\.(\w+)")
+            for name in weights:
+                if found := pattern.fullmatch(name):
+                    parts.setdefault(f"{ours}.{found[1]}.{whole}.{found[2]}", []).append(
+                        rest.pop(name)
+                    )
+    for name in [name for name in rest if name.startswith("norm_out.linear.")]:
+        scale, shift = rest.pop(name).chunk(2)
+        parts[name.replace("norm_out.linear.", "final_layer.adaLN_modulation.1.")] = [shift, scale]
+    joined = {name: torch.cat(part) for name, part in parts.items()}
+    last = {
+        "proj_out.": "final_layer.linear.",
+        ".linear_1.": ".in_layer.",
+        ".linear_2.": ".out_layer.",
+    }
+    return {**rename(joined, {"_norm.weight": "_norm.scale"}), **rename(rest, last)}
+
+
+def rename(weights: Weights, names: dict[str, str]) -> Weights:
+    """Weights with parts of their names changed, one after another."""
+    for theirs, ours in names.items():
+        weights = {name.replace(theirs, ours): weight for name, weight in weights.items()}
+    return weights
+
+
 LOAD = {
     "Flux.1": lambda: load_demo_model(folder),
     "SD3": load_sd3,
     "Qwen-Image": load_qwen_image,
+    "Flux.2": load_flux2,
 }
 """The model, the text encoder and the autoencoder of each family."""
 

@@ -5,6 +5,7 @@ diffusers' encoders read, because it knows these encoders at their published siz
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 import torch
 from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Method
 from conceptattention.conceptattention_core.concepts import parse
+from conceptattention.conceptattention_core.hosts.diffusers.families import find
 from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.locating import LocateSpec, resize
@@ -26,15 +28,14 @@ from torch import Tensor, nn
 
 import run
 
-from .tiny import LENGTH, TINY
+from .tiny import TINY
 
 SCRIPT = Path(__file__).with_name("comfyui_side.py")
 COMFYUIS = run.find_comfyuis() or [None]
 ASKED = {
     "prompt": "a red balloon over the sea",
-    "negative_prompt": "a cat",
     "concepts": "red balloon, sky, sea: the green sea",
-    "guidance": 3.0,
+    "guidance": 3.0,  # as in Tiny.guided
     "methods": [
         *((attend, "output", "all") for attend in ATTEND),
         *(("concepts and image", space, "first") for space in SPACES),
@@ -54,12 +55,15 @@ def comfyui(request: pytest.FixtureRequest) -> tuple[Path, str]:
     pytest.skip(f"no Python with the requirements of {request.param}; COMFYUI_PYTHON names one")
 
 
+def version_of(comfyui: Path) -> tuple[int, ...]:
+    text = (comfyui / "comfyui_version.py").read_text("utf-8")
+    return tuple(map(int, re.search(r'"(\d+)\.(\d+)\.(\d+)', text).groups()))
+
+
 @dataclass(frozen=True)
 class Case:
     """How a family is asked for the same in diffusers and in ComfyUI."""
 
-    guidance: str
-    """What a pipeline calls guidance against a negative prompt."""
     size: tuple[int, ...]
     """A latent as ComfyUI has it, c h w or c frame h w."""
     pack: Callable[[Tensor], Tensor]
@@ -71,6 +75,15 @@ class Case:
     """What diffusers' text encoders make of a text; None where ComfyUI has its own."""
     encode: Callable[[DiffusionPipeline, Tensor], Tensor] | None = None
     """What diffusers' autoencoder makes of pictures; None where ComfyUI has its own."""
+    scale: int = 8
+    """Pixels along a side of a latent cell."""
+    since: tuple[int, ...] = (0,)
+    """The version of ComfyUI that brought the family."""
+
+
+def length_of(pipe: DiffusionPipeline) -> int:
+    """How many tokens a prompt is padded to: as many as a concept."""
+    return find(pipe).text_length(pipe)
 
 
 def pack(latent: Tensor) -> Tensor:
@@ -104,7 +117,7 @@ def hearing(encoder: nn.Module) -> Iterator[dict[str, Tensor]]:
 def read_sd3(pipe: DiffusionPipeline, text: str) -> dict[str, Tensor]:
     with hearing(pipe.text_encoder) as heard:
         rows, _, pooled, _ = pipe.encode_prompt(
-            text, text, text, do_classifier_free_guidance=False, max_sequence_length=LENGTH
+            text, text, text, do_classifier_free_guidance=False, max_sequence_length=length_of(pipe)
         )
     tokens = heard["input_ids"][0]
     tokens[tokens == pipe.tokenizer.eos_token_id] = 49407  # ComfyUI knows the end by this number
@@ -115,6 +128,21 @@ def read_qwen(pipe: DiffusionPipeline, text: str) -> dict[str, Tensor]:
     with hearing(pipe.text_encoder) as heard:
         rows, _ = pipe.encode_prompt(text)
     return {"rows": rows, "tokens": heard["input_ids"][0]}
+
+
+def read_flux2(pipe: DiffusionPipeline, text: str) -> dict[str, Tensor]:
+    with hearing(pipe.text_encoder) as heard:
+        rows, _ = pipe.encode_prompt(text, max_sequence_length=length_of(pipe))
+    return {"rows": rows, "tokens": heard["input_ids"][0]}
+
+
+def unpack_flux2(pipe: DiffusionPipeline, latent: Tensor) -> Tensor:
+    """The pipeline's latents are ready for the autoencoder; ComfyUI's own does the rest itself."""
+    patches = rearrange(latent, "b c (y i) (x j) -> b (c i j) y x", i=2, j=2)
+    norm = pipe.vae.bn
+    return torch.nn.functional.batch_norm(
+        patches, norm.running_mean, norm.running_var, eps=pipe.vae.config.batch_norm_eps
+    )
 
 
 def unpack_qwen(pipe: DiffusionPipeline, patches: Tensor) -> Tensor:
@@ -131,20 +159,26 @@ def encode_qwen(pipe: DiffusionPipeline, pictures: Tensor) -> Tensor:
 
 CASES = {
     "Flux.1": Case(
-        "true_cfg_scale",
         (16, 6, 10),
         pack,
         lambda pipe, latent: unscale(pipe, unpack(latent, 3, 5)),
     ),
-    "SD3": Case("guidance_scale", (16, 6, 10), Tensor.contiguous, unscale, read_sd3),
+    "SD3": Case((16, 6, 10), Tensor.contiguous, unscale, read_sd3),
     # ComfyUI puts the middle of an odd number of patches elsewhere than diffusers (and Qwen-Image)
     "Qwen-Image": Case(
-        "true_cfg_scale",
         (16, 1, 8, 12),
         lambda latent: pack(latent[:, :, 0]),
         unpack_qwen,
         read_qwen,
         encode_qwen,
+    ),
+    "Flux.2": Case(
+        (16, 3, 5),
+        Tensor.contiguous,
+        unpack_flux2,
+        read_flux2,
+        scale=16,
+        since=(0, 3, 72),
     ),
 }
 
@@ -152,27 +186,34 @@ CASES = {
 @pytest.mark.parametrize("family", CASES)
 def test_both_hosts_hear_the_same(comfyui, tmp_path, family):
     path, python = comfyui
-    case, pipe = CASES[family], TINY[family].make()
+    case, tiny = CASES[family], TINY[family]
+    if version_of(path) < case.since:
+        came = ".".join(map(str, case.since))
+        pytest.skip(f"ComfyUI has {family} since {came}; {path} is older")
+    pipe = tiny.make()
     pipe.save_pretrained(tmp_path)
     if case.texts is None:
         save_clip(pipe, tmp_path / "text_encoder" / "model.safetensors")
     noise = torch.randn(2, *case.size, generator=torch.Generator().manual_seed(0))
-    height, width = (8 * n for n in case.size[-2:])
+    height, width = (case.scale * n for n in case.size[-2:])
+    guided = dict(tiny.guided)
+    against = guided.pop("negative_prompt", "")
+    if against:
+        guided["negative_prompt"] = [against] * 2
     scores, latent = [], None
     for attend, space, tokens in ASKED["methods"]:
         spec = RecordSpec(parse(ASKED["concepts"]), tokens, Method(attend, space))
         with record(pipe, spec) as listener:
             latent = pipe(
-                [ASKED["prompt"]] * 2,
-                negative_prompt=[ASKED["negative_prompt"]] * 2,
+                prompt=[ASKED["prompt"]] * 2,
                 height=height,
                 width=width,
                 num_inference_steps=3,
                 latents=case.pack(noise),
-                max_sequence_length=LENGTH,
+                max_sequence_length=length_of(pipe),
                 output_type="latent",
-                **{case.guidance: ASKED["guidance"]},
-            ).images
+                **{**tiny.call, **guided},
+            )[0]
         scores.append(listener.recording().scores)
 
     # a size that has to be changed to fit the patches
@@ -180,7 +221,7 @@ def test_both_hosts_hear_the_same(comfyui, tmp_path, family):
     how = LocateSpec(ASKED["prompt"], **{**ASKED["how"], "noise": tuple(ASKED["how"]["noise"])})
     located = locate(pipe, pictures, RecordSpec(parse(ASKED["concepts"])), how)
 
-    asked = {**ASKED, "family": family}
+    asked = {**ASKED, "family": family, "negative_prompt": against}
     given = {
         "noise": noise,
         "sigmas": pipe.scheduler.sigmas,
@@ -189,7 +230,7 @@ def test_both_hosts_hear_the_same(comfyui, tmp_path, family):
     with torch.no_grad():
         if case.texts is not None:
             words = [concept.words for concept in parse(ASKED["concepts"]).concepts]
-            asked["texts"] = [ASKED["prompt"], ASKED["negative_prompt"], "", *words]
+            asked["texts"] = list(dict.fromkeys([ASKED["prompt"], against, "", *words]))
             for i, text in enumerate(asked["texts"]):
                 for name, value in case.texts(pipe, text).items():
                     given[f"{name} {i}"] = value

@@ -24,6 +24,7 @@ def tiny_flux2(*, klein: bool = True) -> Flux2KleinPipeline | Flux2Pipeline:
     words = tokenizer("", "</s>", closed=False)
     words.chat_template = TEMPLATE
     words.padding_side = "right" if klein else "left"
+    words.model_max_length = 512  # as published; ComfyUI fills texts up to it
     transformer = Flux2Transformer2DModel(
         in_channels=16,
         num_layers=3,
@@ -46,7 +47,7 @@ def tiny_flux2(*, klein: bool = True) -> Flux2KleinPipeline | Flux2Pipeline:
         )
     )
     vae = AutoencoderKLFlux2(
-        block_out_channels=(32,) * 4, layers_per_block=1, latent_channels=4, norm_num_groups=8
+        block_out_channels=(32,) * 4, layers_per_block=1, latent_channels=4, norm_num_groups=32
     )
     vae.bn.running_mean.normal_()
     vae.bn.running_var.uniform_(0.5, 2.0)
