@@ -4,6 +4,7 @@ Runs in ComfyUI's own Python: comfyui_side.py COMFYUI ROOT FOLDER
 """
 # ruff: noqa: E402, I001
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -36,6 +37,7 @@ import comfy.samplers
 import comfy.sd
 import comfy.supported_models
 import torch
+from comfy.ldm.hunyuan_video.model import HunyuanVideoParams
 from conceptattention_core.attention import Method
 from conceptattention_core.concepts import parse
 from conceptattention_core.hosts.comfyui.demo import (
@@ -174,6 +176,94 @@ def load_flux2() -> tuple:
     return build("Flux2", params, weights), Readings("qwen3_4b"), load_flux2_autoencoder()
 
 
+def load_hunyuan_video() -> tuple:
+    config, weights = read_part(folder, "transformer")
+    patch = config["patch_size"]
+    params = {
+        "image_model": "hunyuan_video",
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "patch_size": [config["patch_size_t"], patch, patch],
+        "vec_in_dim": config["pooled_projection_dim"],
+        "context_in_dim": config["text_embed_dim"],
+        "hidden_size": config["num_attention_heads"] * config["attention_head_dim"],
+        "mlp_ratio": config["mlp_ratio"],
+        "num_heads": config["num_attention_heads"],
+        "depth": config["num_layers"],
+        "depth_single_blocks": config["num_single_layers"],
+        "axes_dim": config["rope_axes_dim"],
+        "theta": config["rope_theta"],
+        "qkv_bias": True,
+        "guidance_embed": config["guidance_embeds"],
+        "byt5": False,
+        "meanflow": False,
+        "use_cond_type_embedding": False,
+        "vision_in_dim": None,
+        "meanflow_sum": False,
+    }
+    fields = {field.name for field in dataclasses.fields(HunyuanVideoParams)} | {"image_model"}
+    params = {name: value for name, value in params.items() if name in fields}
+    weights = rename(
+        as_flux(weights),
+        {
+            "context_embedder.time_text_embed.timestep_embedder.": "txt_in.t_embedder.",
+            "context_embedder.time_text_embed.text_embedder.": "txt_in.c_embedder.",
+            "context_embedder.proj_in.": "txt_in.input_embedder.",
+            "time_text_embed.timestep_embedder.": "time_in.",
+            "time_text_embed.text_embedder.": "vector_in.",
+            "time_text_embed.guidance_embedder.": "guidance_in.",
+            "x_embedder.": "img_in.",
+        },
+    )
+    return build("HunyuanVideo", params, weights), Readings("llama"), None
+
+
+def load_cogvideox() -> tuple:
+    config, weights = read_part(folder, "transformer")
+    names = (
+        "num_attention_heads",
+        "attention_head_dim",
+        "in_channels",
+        "out_channels",
+        "time_embed_dim",
+        "text_embed_dim",
+        "num_layers",
+        "patch_size",
+        "use_rotary_positional_embeddings",
+        "sample_width",
+        "sample_height",
+        "sample_frames",
+        "max_text_seq_length",
+    )
+    params = {
+        "image_model": "cogvideox",
+        # diffusers stretches rotary positions to the size the model was trained for, as this one is
+        "spatial_interpolation_scale": 1.0,
+        **{name: config[name] for name in names},
+    }
+    weights = rename(
+        weights,
+        {
+            "transformer_blocks.": "blocks.",
+            ".attn1.to_out.0.": ".attn_out.",
+            ".attn1.to_": ".",
+            ".attn1.": ".",
+            ".ff.net.0.proj.": ".ff_proj.",
+            ".ff.net.2.": ".ff_out.",
+            "time_embedding.": "time_embedding_",
+        },
+    )
+    return build("CogVideoX_T2V", params, weights), Readings("t5xxl"), None
+
+
+def sampler() -> comfy.samplers.Sampler:
+    if asked["family"] != "CogVideoX":
+        return comfy.samplers.sampler_object("euler")
+    from comfy_extras.nodes_void import VOID_DDIM
+
+    return VOID_DDIM()
+
+
 def load_flux2_autoencoder() -> comfy.sd.VAE:
     config, weights = read_part(folder, "vae")
     (width,) = set(config["block_out_channels"])
@@ -294,6 +384,8 @@ LOAD = {
     "SD3": load_sd3,
     "Qwen-Image": load_qwen_image,
     "Flux.2": load_flux2,
+    "HunyuanVideo": load_hunyuan_video,
+    "CogVideoX": load_cogvideox,
 }
 """The model, the text encoder and the autoencoder of each family."""
 
@@ -313,7 +405,7 @@ with torch.inference_mode():
             listening,
             given["noise"],
             asked["guidance"],
-            comfy.samplers.sampler_object("euler"),
+            sampler(),
             given["sigmas"],
             positive,
             negative,
@@ -323,9 +415,10 @@ with torch.inference_mode():
         heard[f"scores {i}"] = STORE.find(
             latent, listening.get_attachment("conceptattention")
         ).scores
-    how = LocateSpec(asked["prompt"], **asked["how"])
-    heard["located"] = locate(
-        model, clip, vae, given["pictures"], RecordSpec(parse(asked["concepts"])), how
-    ).scores
+    if "pictures" in given:
+        how = LocateSpec(asked["prompt"], **asked["how"])
+        heard["located"] = locate(
+            model, clip, vae, given["pictures"], RecordSpec(parse(asked["concepts"])), how
+        ).scores
 heard["latent"] = latent
 save_file({name: value.contiguous() for name, value in heard.items()}, folder / "heard.safetensors")

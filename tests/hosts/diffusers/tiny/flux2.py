@@ -24,7 +24,6 @@ def tiny_flux2(*, klein: bool = True) -> Flux2KleinPipeline | Flux2Pipeline:
     words = tokenizer("", "</s>", closed=False)
     words.chat_template = TEMPLATE
     words.padding_side = "right" if klein else "left"
-    words.model_max_length = 512  # as published; ComfyUI fills texts up to it
     transformer = Flux2Transformer2DModel(
         in_channels=16,
         num_layers=3,
