@@ -57,6 +57,68 @@ from torch import Tensor
 Weights = dict[str, Tensor]
 
 
+BLOCKS = {
+    "transformer_blocks": (
+        "double_blocks",
+        {
+            "attn.to_q": "img_attn.qkv",
+            "attn.to_k": "img_attn.qkv",
+            "attn.to_v": "img_attn.qkv",
+            "attn.add_q_proj": "txt_attn.qkv",
+            "attn.add_k_proj": "txt_attn.qkv",
+            "attn.add_v_proj": "txt_attn.qkv",
+            "attn.norm_q": "img_attn.norm.query_norm",
+            "attn.norm_k": "img_attn.norm.key_norm",
+            "attn.norm_added_q": "txt_attn.norm.query_norm",
+            "attn.norm_added_k": "txt_attn.norm.key_norm",
+            "attn.to_out.0": "img_attn.proj",
+            "attn.to_add_out": "txt_attn.proj",
+            "norm1.linear": "img_mod.lin",
+            "norm1_context.linear": "txt_mod.lin",
+            "ff.net.0.proj": "img_mlp.0",
+            "ff.linear_in": "img_mlp.0",
+            "ff.net.2": "img_mlp.2",
+            "ff.linear_out": "img_mlp.2",
+            "ff_context.net.0.proj": "txt_mlp.0",
+            "ff_context.linear_in": "txt_mlp.0",
+            "ff_context.net.2": "txt_mlp.2",
+            "ff_context.linear_out": "txt_mlp.2",
+        },
+    ),
+    "single_transformer_blocks": (
+        "single_blocks",
+        {
+            "attn.to_q": "linear1",
+            "attn.to_k": "linear1",
+            "attn.to_v": "linear1",
+            "proj_mlp": "linear1",
+            "attn.to_qkv_mlp_proj": "linear1",
+            "attn.norm_q": "norm.query_norm",
+            "attn.norm_k": "norm.key_norm",
+            "norm.linear": "modulation.lin",
+            "attn.to_out": "linear2",
+            "proj_out": "linear2",
+        },
+    ),
+    "context_embedder.token_refiner.refiner_blocks": (
+        "txt_in.individual_token_refiner.blocks",
+        {
+            "norm1": "norm1",
+            "norm2": "norm2",
+            "attn.to_q": "self_attn.qkv",
+            "attn.to_k": "self_attn.qkv",
+            "attn.to_v": "self_attn.qkv",
+            "attn.to_out.0": "self_attn.proj",
+            "ff.net.0.proj": "mlp.0",
+            "ff.net.2": "mlp.2",
+            "norm_out.linear": "adaLN_modulation.1",
+        },
+    ),
+}
+"""Layers of Flux.2 and HunyuanVideo in diffusers and what they are called, or are a part of, in
+ComfyUI."""
+
+
 class Readings:
     """A text encoder that knows what diffusers' own made of the texts that it was asked."""
 
@@ -168,12 +230,34 @@ def load_flux2() -> tuple:
             "time_guidance_embed.timestep_embedder.": "time_in.",
             "x_embedder.": "img_in.",
             "context_embedder.": "txt_in.",
-            "_stream_modulation.linear.": "_stream_modulation.lin.",
-            "_stream_modulation_img.linear.": "_stream_modulation_img.lin.",
-            "_stream_modulation_txt.linear.": "_stream_modulation_txt.lin.",
+            "modulation.linear.": "modulation.lin.",
+            "modulation_img.linear.": "modulation_img.lin.",
+            "modulation_txt.linear.": "modulation_txt.lin.",
         },
     )
     return build("Flux2", params, weights), Readings("qwen3_4b"), load_flux2_autoencoder()
+
+
+def load_flux2_autoencoder() -> comfy.sd.VAE:
+    config, weights = read_part(folder, "vae")
+    (width,) = set(config["block_out_channels"])
+    sizes = {
+        "double_z": True,
+        "z_channels": config["latent_channels"],
+        "resolution": config["sample_size"],
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": width,
+        "ch_mult": [1] * len(config["block_out_channels"]),
+        "num_res_blocks": config["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+        "batch_norm_latent": True,
+    }
+    params = {"ddconfig": sizes, "embed_dim": config["latent_channels"]}
+    vae = comfy.sd.VAE(sd=weights, config={"params": params}, dtype=torch.float32)
+    vae.latent_channels, vae.downscale_ratio = 4 * config["latent_channels"], 16
+    return vae
 
 
 def load_hunyuan_video() -> tuple:
@@ -256,98 +340,6 @@ def load_cogvideox() -> tuple:
     return build("CogVideoX_T2V", params, weights), Readings("t5xxl"), None
 
 
-def sampler() -> comfy.samplers.Sampler:
-    if asked["family"] != "CogVideoX":
-        return comfy.samplers.sampler_object("euler")
-    from comfy_extras.nodes_void import VOID_DDIM
-
-    return VOID_DDIM()
-
-
-def load_flux2_autoencoder() -> comfy.sd.VAE:
-    config, weights = read_part(folder, "vae")
-    (width,) = set(config["block_out_channels"])
-    sizes = {
-        "double_z": True,
-        "z_channels": config["latent_channels"],
-        "resolution": config["sample_size"],
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": width,
-        "ch_mult": [1] * len(config["block_out_channels"]),
-        "num_res_blocks": config["layers_per_block"],
-        "attn_resolutions": [],
-        "dropout": 0.0,
-        "batch_norm_latent": True,
-    }
-    params = {"ddconfig": sizes, "embed_dim": config["latent_channels"]}
-    vae = comfy.sd.VAE(sd=weights, config={"params": params}, dtype=torch.float32)
-    vae.latent_channels, vae.downscale_ratio = 4 * config["latent_channels"], 16
-    return vae
-
-
-BLOCKS = {
-    "transformer_blocks": (
-        "double_blocks",
-        {
-            "attn.to_q": "img_attn.qkv",
-            "attn.to_k": "img_attn.qkv",
-            "attn.to_v": "img_attn.qkv",
-            "attn.add_q_proj": "txt_attn.qkv",
-            "attn.add_k_proj": "txt_attn.qkv",
-            "attn.add_v_proj": "txt_attn.qkv",
-            "attn.norm_q": "img_attn.norm.query_norm",
-            "attn.norm_k": "img_attn.norm.key_norm",
-            "attn.norm_added_q": "txt_attn.norm.query_norm",
-            "attn.norm_added_k": "txt_attn.norm.key_norm",
-            "attn.to_out.0": "img_attn.proj",
-            "attn.to_add_out": "txt_attn.proj",
-            "norm1.linear": "img_mod.lin",
-            "norm1_context.linear": "txt_mod.lin",
-            "ff.net.0.proj": "img_mlp.0",
-            "ff.linear_in": "img_mlp.0",
-            "ff.net.2": "img_mlp.2",
-            "ff.linear_out": "img_mlp.2",
-            "ff_context.net.0.proj": "txt_mlp.0",
-            "ff_context.linear_in": "txt_mlp.0",
-            "ff_context.net.2": "txt_mlp.2",
-            "ff_context.linear_out": "txt_mlp.2",
-        },
-    ),
-    "single_transformer_blocks": (
-        "single_blocks",
-        {
-            "attn.to_q": "linear1",
-            "attn.to_k": "linear1",
-            "attn.to_v": "linear1",
-            "proj_mlp": "linear1",
-            "attn.to_qkv_mlp_proj": "linear1",
-            "attn.norm_q": "norm.query_norm",
-            "attn.norm_k": "norm.key_norm",
-            "norm.linear": "modulation.lin",
-            "attn.to_out": "linear2",
-            "proj_out": "linear2",
-        },
-    ),
-    "context_embedder.token_refiner.refiner_blocks": (
-        "txt_in.individual_token_refiner.blocks",
-        {
-            "norm1": "norm1",
-            "norm2": "norm2",
-            "attn.to_q": "self_attn.qkv",
-            "attn.to_k": "self_attn.qkv",
-            "attn.to_v": "self_attn.qkv",
-            "attn.to_out.0": "self_attn.proj",
-            "ff.net.0.proj": "mlp.0",
-            "ff.net.2": "mlp.2",
-            "norm_out.linear": "adaLN_modulation.1",
-        },
-    ),
-}
-"""Layers of Flux.2 and HunyuanVideo in diffusers and what they are called, or are a part of, in
-ComfyUI."""
-
-
 def as_flux(weights: Weights) -> Weights:
     """Weights under the names of ComfyUI: those of blocks, the last layer, and what embeds."""
     parts: dict[str, list[Tensor]] = {}
@@ -369,6 +361,7 @@ def as_flux(weights: Weights) -> Weights:
         ".linear_1.": ".in_layer.",
         ".linear_2.": ".out_layer.",
     }
+    # older versions call a norm's weight its scale, and newer ones understand that
     return {**rename(joined, {"_norm.weight": "_norm.scale"}), **rename(rest, last)}
 
 
@@ -388,6 +381,16 @@ LOAD = {
     "CogVideoX": load_cogvideox,
 }
 """The model, the text encoder and the autoencoder of each family."""
+
+
+def sampler() -> comfy.samplers.Sampler:
+    """Of the steps that the pipeline takes."""
+    if asked["family"] != "CogVideoX":
+        return comfy.samplers.sampler_object("euler")
+    from comfy_extras.nodes_void import VOID_DDIM
+
+    return VOID_DDIM()
+
 
 asked = json.loads((folder / "asked.json").read_text("utf-8"))
 given = load_file(folder / "given.safetensors")
