@@ -4,11 +4,14 @@ Runs in ComfyUI's own Python: comfyui_side.py COMFYUI ROOT FOLDER
 """
 # ruff: noqa: E402, I001
 
+import dataclasses
 import importlib.util
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 comfyui, root, folder = (Path(argument) for argument in sys.argv[1:])
 sys.argv[1:] = []
@@ -28,56 +31,372 @@ import comfy.cli_args
 
 comfy.cli_args.args.cpu = True
 
+import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import comfy.sd
+import comfy.supported_models
 import torch
+from comfy.ldm.hunyuan_video.model import HunyuanVideoParams
 from conceptattention_core.attention import Method
 from conceptattention_core.concepts import parse
-from conceptattention_core.hosts.comfyui.demo import load_autoencoder, load_demo_model
+from conceptattention_core.hosts.comfyui.demo import (
+    load_autoencoder,
+    load_demo_model,
+    read_part,
+)
 from conceptattention_core.hosts.comfyui.locate import locate
 from conceptattention_core.hosts.comfyui.patch import record
 from conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention_core.locating import LocateSpec
 from conceptattention_core.recording import RecordSpec
+from einops import rearrange, repeat
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+
+
+BLOCKS = {
+    "transformer_blocks": (
+        "double_blocks",
+        {
+            "attn.to_q": "img_attn.qkv",
+            "attn.to_k": "img_attn.qkv",
+            "attn.to_v": "img_attn.qkv",
+            "attn.add_q_proj": "txt_attn.qkv",
+            "attn.add_k_proj": "txt_attn.qkv",
+            "attn.add_v_proj": "txt_attn.qkv",
+            "attn.norm_q": "img_attn.norm.query_norm",
+            "attn.norm_k": "img_attn.norm.key_norm",
+            "attn.norm_added_q": "txt_attn.norm.query_norm",
+            "attn.norm_added_k": "txt_attn.norm.key_norm",
+            "attn.to_out.0": "img_attn.proj",
+            "attn.to_add_out": "txt_attn.proj",
+            "norm1.linear": "img_mod.lin",
+            "norm1_context.linear": "txt_mod.lin",
+            "ff.net.0.proj": "img_mlp.0",
+            "ff.linear_in": "img_mlp.0",
+            "ff.net.2": "img_mlp.2",
+            "ff.linear_out": "img_mlp.2",
+            "ff_context.net.0.proj": "txt_mlp.0",
+            "ff_context.linear_in": "txt_mlp.0",
+            "ff_context.net.2": "txt_mlp.2",
+            "ff_context.linear_out": "txt_mlp.2",
+        },
+    ),
+    "single_transformer_blocks": (
+        "single_blocks",
+        {
+            "attn.to_q": "linear1",
+            "attn.to_k": "linear1",
+            "attn.to_v": "linear1",
+            "proj_mlp": "linear1",
+            "attn.to_qkv_mlp_proj": "linear1",
+            "attn.norm_q": "norm.query_norm",
+            "attn.norm_k": "norm.key_norm",
+            "norm.linear": "modulation.lin",
+            "attn.to_out": "linear2",
+            "proj_out": "linear2",
+        },
+    ),
+    "context_embedder.token_refiner.refiner_blocks": (
+        "txt_in.individual_token_refiner.blocks",
+        {
+            "norm1": "norm1",
+            "norm2": "norm2",
+            "attn.to_q": "self_attn.qkv",
+            "attn.to_k": "self_attn.qkv",
+            "attn.to_v": "self_attn.qkv",
+            "attn.to_out.0": "self_attn.proj",
+            "ff.net.0.proj": "mlp.0",
+            "ff.net.2": "mlp.2",
+            "norm_out.linear": "adaLN_modulation.1",
+        },
+    ),
+}
+"""Layers of Flux.2 and HunyuanVideo in diffusers and what they are called, or are a part of, in
+ComfyUI."""
 
 
 class Readings:
     """A text encoder that knows what diffusers' own made of the texts that it was asked."""
 
-    START, END = (49406, 1.0), (49407, 1.0)
+    def __init__(self, encoder: str):
+        self.encoder = encoder
+        self.tokens = [given[f"tokens {i}"].tolist() for i in range(len(asked["texts"]))]
 
     def tokenize(self, text: str) -> dict:
-        own = [(3, 1.0)] * len(text.split())
-        return {"g": [[self.START, *own, self.END]], "text": text}
+        ids = self.tokens[asked["texts"].index(text)]
+        return {self.encoder: [[(number, 1.0) for number in ids]]}
 
     def encode_from_tokens(self, tokens: dict, return_dict: bool = False) -> dict:
-        number = asked["texts"].index(tokens["text"])
-        return {
-            {"rows": "cond", "pooled": "pooled_output"}[name]: given[f"{name} {number}"]
-            for name in ("rows", "pooled")
-            if f"{name} {number}" in given
-        }
+        asked_for = [[number for number, _ in ids] for ids in tokens[self.encoder]]
+        numbers = [self.tokens.index(ids) for ids in asked_for]
+        read = {"cond": torch.cat([given[f"rows {i}"] for i in numbers], dim=1)}
+        if f"pooled {numbers[0]}" in given:
+            read["pooled_output"] = given[f"pooled {numbers[0]}"]
+        return read
 
     def encode_from_tokens_scheduled(self, tokens: dict, add_dict: dict | None = None) -> list:
         read = self.encode_from_tokens(tokens)
         return [[read.pop("cond"), {**read, **(add_dict or {})}]]
 
 
-def load() -> tuple:
-    if asked["family"] == "Flux.1":
-        return load_demo_model(folder)
+class Encodings:
+    """An autoencoder that knows what diffusers' own made of the pictures that it was asked."""
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        torch.testing.assert_close(pictures, given["resized"])
+        return given["encoded"]
+
+
+def build(kind: str, params: dict[str, Any], weights: Weights) -> comfy.model_patcher.ModelPatcher:
+    """A model of ComfyUI's class `kind` in supported_models, of any size."""
+    settings = getattr(comfy.supported_models, kind)(params)
+    settings.set_inference_dtype(torch.float32, None)
+    model = settings.get_model({}, "")
+    model.load_model_weights(weights, "")
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
+
+
+def load_sd3() -> tuple:
     (weights,) = (folder / "transformer").glob("*.safetensors")
     model = comfy.sd.load_diffusion_model(str(weights), model_options={"dtype": torch.float32})
-    return model, Readings(), load_autoencoder(folder)
+    return model, Readings("g"), load_autoencoder(folder)
+
+
+def load_qwen_image() -> tuple:
+    config, weights = read_part(folder, "transformer")
+    params = {
+        "image_model": "qwen_image",
+        **{
+            name: config[name]
+            for name in (
+                "patch_size",
+                "in_channels",
+                "out_channels",
+                "num_layers",
+                "attention_head_dim",
+                "num_attention_heads",
+                "joint_attention_dim",
+                "axes_dims_rope",
+            )
+        },
+    }
+    model = build("QwenImage", params, weights)
+    model.set_model_sampler_cfg_function(guide_as_long)
+    return model, Readings("qwen25_7b"), Encodings()
+
+
+def guide_as_long(args: dict[str, Any]) -> Tensor:
+    """Guidance as Qwen-Image's pipeline has it: patches keep the length the prompt gives them."""
+    positive, negative = args["cond"], args["uncond"]
+    guided = negative + args["cond_scale"] * (positive - negative)
+    was, now = (
+        rearrange(x, "b c one (y i) (x j) -> b one y x (c i j)", i=2, j=2).norm(dim=-1)
+        for x in (positive, guided)
+    )
+    return guided * repeat(was / now, "b one y x -> b 1 one (y i) (x j)", i=2, j=2)
+
+
+def load_flux2() -> tuple:
+    config, weights = read_part(folder, "transformer")
+    params = {
+        "image_model": "flux2",
+        "in_channels": config["in_channels"],
+        "out_channels": config["in_channels"],
+        "patch_size": 1,
+        "vec_in_dim": None,
+        "context_in_dim": config["joint_attention_dim"],
+        "hidden_size": config["num_attention_heads"] * config["attention_head_dim"],
+        "mlp_ratio": config["mlp_ratio"],
+        "num_heads": config["num_attention_heads"],
+        "depth": config["num_layers"],
+        "depth_single_blocks": config["num_single_layers"],
+        "axes_dim": config["axes_dims_rope"],
+        "theta": config["rope_theta"],
+        "qkv_bias": False,
+        "guidance_embed": config["guidance_embeds"],
+        "txt_ids_dims": [3],
+        "global_modulation": True,
+        "mlp_silu_act": True,
+        "ops_bias": False,
+    }
+    weights = rename(
+        as_flux(weights),
+        {
+            "time_guidance_embed.timestep_embedder.": "time_in.",
+            "x_embedder.": "img_in.",
+            "context_embedder.": "txt_in.",
+            "modulation.linear.": "modulation.lin.",
+            "modulation_img.linear.": "modulation_img.lin.",
+            "modulation_txt.linear.": "modulation_txt.lin.",
+        },
+    )
+    return build("Flux2", params, weights), Readings("qwen3_4b"), load_flux2_autoencoder()
+
+
+def load_flux2_autoencoder() -> comfy.sd.VAE:
+    config, weights = read_part(folder, "vae")
+    (width,) = set(config["block_out_channels"])
+    sizes = {
+        "double_z": True,
+        "z_channels": config["latent_channels"],
+        "resolution": config["sample_size"],
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": width,
+        "ch_mult": [1] * len(config["block_out_channels"]),
+        "num_res_blocks": config["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+        "batch_norm_latent": True,
+    }
+    params = {"ddconfig": sizes, "embed_dim": config["latent_channels"]}
+    vae = comfy.sd.VAE(sd=weights, config={"params": params}, dtype=torch.float32)
+    vae.latent_channels, vae.downscale_ratio = 4 * config["latent_channels"], 16
+    return vae
+
+
+def load_hunyuan_video() -> tuple:
+    config, weights = read_part(folder, "transformer")
+    patch = config["patch_size"]
+    params = {
+        "image_model": "hunyuan_video",
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "patch_size": [config["patch_size_t"], patch, patch],
+        "vec_in_dim": config["pooled_projection_dim"],
+        "context_in_dim": config["text_embed_dim"],
+        "hidden_size": config["num_attention_heads"] * config["attention_head_dim"],
+        "mlp_ratio": config["mlp_ratio"],
+        "num_heads": config["num_attention_heads"],
+        "depth": config["num_layers"],
+        "depth_single_blocks": config["num_single_layers"],
+        "axes_dim": config["rope_axes_dim"],
+        "theta": config["rope_theta"],
+        "qkv_bias": True,
+        "guidance_embed": config["guidance_embeds"],
+        "byt5": False,
+        "meanflow": False,
+        "use_cond_type_embedding": False,
+        "vision_in_dim": None,
+        "meanflow_sum": False,
+    }
+    fields = {field.name for field in dataclasses.fields(HunyuanVideoParams)} | {"image_model"}
+    params = {name: value for name, value in params.items() if name in fields}
+    weights = rename(
+        as_flux(weights),
+        {
+            "context_embedder.time_text_embed.timestep_embedder.": "txt_in.t_embedder.",
+            "context_embedder.time_text_embed.text_embedder.": "txt_in.c_embedder.",
+            "context_embedder.proj_in.": "txt_in.input_embedder.",
+            "time_text_embed.timestep_embedder.": "time_in.",
+            "time_text_embed.text_embedder.": "vector_in.",
+            "time_text_embed.guidance_embedder.": "guidance_in.",
+            "x_embedder.": "img_in.",
+        },
+    )
+    return build("HunyuanVideo", params, weights), Readings("llama"), None
+
+
+def load_cogvideox() -> tuple:
+    config, weights = read_part(folder, "transformer")
+    names = (
+        "num_attention_heads",
+        "attention_head_dim",
+        "in_channels",
+        "out_channels",
+        "time_embed_dim",
+        "text_embed_dim",
+        "num_layers",
+        "patch_size",
+        "use_rotary_positional_embeddings",
+        "sample_width",
+        "sample_height",
+        "sample_frames",
+        "max_text_seq_length",
+    )
+    params = {
+        "image_model": "cogvideox",
+        # diffusers stretches rotary positions to the size the model was trained for, as this one is
+        "spatial_interpolation_scale": 1.0,
+        **{name: config[name] for name in names},
+    }
+    weights = rename(
+        weights,
+        {
+            "transformer_blocks.": "blocks.",
+            ".attn1.to_out.0.": ".attn_out.",
+            ".attn1.to_": ".",
+            ".attn1.": ".",
+            ".ff.net.0.proj.": ".ff_proj.",
+            ".ff.net.2.": ".ff_out.",
+            "time_embedding.": "time_embedding_",
+        },
+    )
+    return build("CogVideoX_T2V", params, weights), Readings("t5xxl"), None
+
+
+def as_flux(weights: Weights) -> Weights:
+    """Weights under the names of ComfyUI: those of blocks, the last layer, and what embeds."""
+    parts: dict[str, list[Tensor]] = {}
+    rest = dict(weights)
+    for theirs, (ours, layers) in BLOCKS.items():
+        for layer, whole in layers.items():
+            pattern = re.compile(rf"{theirs}\.(\d+)\.{re.escape(layer)}\.(\w+)")
+            for name in weights:
+                if found := pattern.fullmatch(name):
+                    parts.setdefault(f"{ours}.{found[1]}.{whole}.{found[2]}", []).append(
+                        rest.pop(name)
+                    )
+    for name in [name for name in rest if name.startswith("norm_out.linear.")]:
+        scale, shift = rest.pop(name).chunk(2)
+        parts[name.replace("norm_out.linear.", "final_layer.adaLN_modulation.1.")] = [shift, scale]
+    joined = {name: torch.cat(part) for name, part in parts.items()}
+    last = {
+        "proj_out.": "final_layer.linear.",
+        ".linear_1.": ".in_layer.",
+        ".linear_2.": ".out_layer.",
+    }
+    # older versions call a norm's weight its scale, and newer ones understand that
+    return {**rename(joined, {"_norm.weight": "_norm.scale"}), **rename(rest, last)}
+
+
+def rename(weights: Weights, names: dict[str, str]) -> Weights:
+    """Weights with parts of their names changed, one after another."""
+    for theirs, ours in names.items():
+        weights = {name.replace(theirs, ours): weight for name, weight in weights.items()}
+    return weights
+
+
+LOAD = {
+    "Flux.1": lambda: load_demo_model(folder),
+    "SD3": load_sd3,
+    "Qwen-Image": load_qwen_image,
+    "Flux.2": load_flux2,
+    "HunyuanVideo": load_hunyuan_video,
+    "CogVideoX": load_cogvideox,
+}
+"""The model, the text encoder and the autoencoder of each family."""
+
+
+def sampler() -> comfy.samplers.Sampler:
+    """Of the steps that the pipeline takes."""
+    if asked["family"] != "CogVideoX":
+        return comfy.samplers.sampler_object("euler")
+    from comfy_extras.nodes_void import VOID_DDIM
+
+    return VOID_DDIM()
 
 
 asked = json.loads((folder / "asked.json").read_text("utf-8"))
 given = load_file(folder / "given.safetensors")
 heard = {}
 with torch.inference_mode():
-    model, clip, vae = load()
+    model, clip, vae = LOAD[asked["family"]]()
     positive, negative = (
         clip.encode_from_tokens_scheduled(clip.tokenize(asked[prompt]))
         for prompt in ("prompt", "negative_prompt")
@@ -89,7 +408,7 @@ with torch.inference_mode():
             listening,
             given["noise"],
             asked["guidance"],
-            comfy.samplers.sampler_object("euler"),
+            sampler(),
             given["sigmas"],
             positive,
             negative,
@@ -99,9 +418,10 @@ with torch.inference_mode():
         heard[f"scores {i}"] = STORE.find(
             latent, listening.get_attachment("conceptattention")
         ).scores
-    how = LocateSpec(asked["prompt"], **asked["how"])
-    heard["located"] = locate(
-        model, clip, vae, given["pictures"], RecordSpec(parse(asked["concepts"])), how
-    ).scores
+    if "pictures" in given:
+        how = LocateSpec(asked["prompt"], **asked["how"])
+        heard["located"] = locate(
+            model, clip, vae, given["pictures"], RecordSpec(parse(asked["concepts"])), how
+        ).scores
 heard["latent"] = latent
 save_file({name: value.contiguous() for name, value in heard.items()}, folder / "heard.safetensors")

@@ -41,7 +41,10 @@ def tiny_cogvideox(*, rotary: bool = True, version: str = "1.0") -> CogVideoXPip
     )
     language = t5(words)
     shake(transformer, language)
-    return ready(CogVideoXPipeline(words, language, vae, transformer, CogVideoXDDIMScheduler()))
+    scheduler = CogVideoXDDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0
+    )
+    return ready(CogVideoXPipeline(words, language, vae, transformer, scheduler))
 
 
 TINY = Tiny(

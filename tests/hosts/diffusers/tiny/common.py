@@ -16,6 +16,9 @@ from transformers import CLIPTextConfig, PreTrainedTokenizerFast, T5Config, T5En
 
 LENGTH = 77  # tokens all tokenizers read; ComfyUI's CLIP knows no other number
 WORDS = ("a", "the", "over", "balloon", "sea", "sky", "cat", "moon", "cloud", "red", "green")
+TEMPLATE_WORDS = ("system", "user", ":", "end", "<|", "eot_id", "|>")
+"""Words of the templates around a text: where all were unknown alike, they would look like padding.
+"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def tokenizer(start: str, end: str, *, closed: bool = True) -> PreTrainedTokeniz
     Unless `closed`, texts come without start and end, as for language models.
     """
     special = [token for token in ("<pad>", end, "<unk>", start) if token]
-    vocabulary = {token: i for i, token in enumerate([*special, *WORDS])}
+    known = WORDS if closed else WORDS + TEMPLATE_WORDS
+    vocabulary = {token: i for i, token in enumerate([*special, *known])}
     words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = Whitespace()
     if closed:

@@ -46,7 +46,7 @@ def tiny_flux2(*, klein: bool = True) -> Flux2KleinPipeline | Flux2Pipeline:
         )
     )
     vae = AutoencoderKLFlux2(
-        block_out_channels=(32,) * 4, layers_per_block=1, latent_channels=4, norm_num_groups=8
+        block_out_channels=(32,) * 4, layers_per_block=1, latent_channels=4, norm_num_groups=32
     )
     vae.bn.running_mean.normal_()
     vae.bn.running_var.uniform_(0.5, 2.0)

@@ -23,7 +23,7 @@ def tiny_hunyuan_video() -> HunyuanVideoPipeline:
         attention_head_dim=32,
         num_layers=3,
         num_single_layers=1,
-        num_refiner_layers=1,
+        num_refiner_layers=2,  # ComfyUI knows no other number
         text_embed_dim=32,
         pooled_projection_dim=24,
         rope_axes_dim=(8, 12, 12),

@@ -57,8 +57,6 @@ def tiny_qwen() -> QwenImagePipeline:
         dim_mult=[1, 1, 1, 1],
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
-        latents_mean=[0.1] * 16,
-        latents_std=[1.5] * 16,
     )
     shake(transformer, language)
     pipe = ready(
