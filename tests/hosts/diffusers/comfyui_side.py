@@ -299,7 +299,7 @@ def load_hunyuan_video() -> tuple:
             "x_embedder.": "img_in.",
         },
     )
-    return build("HunyuanVideo", params, weights), Readings("llama"), None
+    return build("HunyuanVideo", params, weights), Readings("llama"), Encodings()
 
 
 def load_cogvideox() -> tuple:
@@ -337,7 +337,7 @@ def load_cogvideox() -> tuple:
             "time_embedding.": "time_embedding_",
         },
     )
-    return build("CogVideoX_T2V", params, weights), Readings("t5xxl"), None
+    return build("CogVideoX_T2V", params, weights), Readings("t5xxl"), Encodings()
 
 
 def as_flux(weights: Weights) -> Weights:

@@ -22,7 +22,6 @@ import torch
 from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Method
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.diffusers.families import find
-from conceptattention.conceptattention_core.hosts.diffusers.family import PictureFamily
 from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.locating import LocateSpec, resize
@@ -193,7 +192,8 @@ def unpack_qwen(pipe: DiffusionPipeline, patches: Tensor) -> Tensor:
     return rearrange(unpack(patches, 4, 6), "b c h w -> b c 1 h w") * std + mean
 
 
-def encode_qwen(pipe: DiffusionPipeline, pictures: Tensor) -> Tensor:
+def encode_stills(pipe: DiffusionPipeline, pictures: Tensor) -> Tensor:
+    """Each picture is a video of one."""
     return pipe.vae.encode(rearrange(pictures, "b c h w -> b c 1 h w") * 2 - 1).latent_dist.mode()
 
 
@@ -211,7 +211,7 @@ CASES = {
         lambda latent: pack(latent[:, :, 0]),
         unpack_qwen,
         read_template,
-        encode_qwen,
+        encode_stills,
     ),
     # Klein, whose texts are padded, and whose padding is read, in both hosts. ComfyUI would fill
     # up shorter ones with zeros.
@@ -224,7 +224,7 @@ CASES = {
         scale=16,
         since=(0, 3, 72),
     ),
-    "HunyuanVideo": Case((4, 3, 6, 10), Tensor.contiguous, unscale, read_hunyuan),
+    "HunyuanVideo": Case((4, 3, 6, 10), Tensor.contiguous, unscale, read_hunyuan, encode_stills),
     # The steps of DDIM, for which ComfyUI has a sampler: its others scale what the model is shown.
     # No step is at noise alone, where ComfyUI keeps a little of the picture and diffusers nothing.
     "CogVideoX": Case(
@@ -232,6 +232,7 @@ CASES = {
         swap,
         lambda pipe, latent: unscale(pipe, swap(latent)),
         read_cogvideox,
+        encode_stills,
         sigmas=sigmas_of_timesteps,
         since=(0, 21),
     ),
@@ -258,8 +259,7 @@ def test_both_hosts_hear_the_same(comfyui, tmp_path, family):
     against = tiny.guided.get("negative_prompt", "")  # Klein knows no other
     asked = {**ASKED, "family": family, "negative_prompt": against}
     with torch.no_grad():
-        if isinstance(find(pipe), PictureFamily):  # the others make videos and locate nothing
-            expected["located"] = look(pipe, case, given)
+        expected["located"] = look(pipe, case, given)
         if case.texts is not None:
             words = [concept.words for concept in CONCEPTS.concepts]
             asked["texts"] = list(dict.fromkeys([ASKED["prompt"], against, "", *words]))
