@@ -37,6 +37,11 @@ SPECIAL = {  # what other numbers follow from, and how large a picture may be
     "PixelDiT": {"num_groups": HEADS, "txt_max_length": PROMPT_TOKENS},
     "Lumina 2": {"dim": HEADS * HEAD, "n_heads": HEADS},
     "Z-Image": {"dim": HEADS * HEAD, "axes_dims": (16, 24, 24)},
+    "OmniGen2": {
+        "hidden_size": HEADS * HEAD,
+        "num_attention_heads": HEADS,
+        "axes_dim_rope": (16, 24, 24),
+    },
     "Krea 2": {"features": HEADS * HEAD, "heads": HEADS},
 }
 

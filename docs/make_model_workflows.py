@@ -19,6 +19,7 @@ QWEN_VL = "qwen_2.5_vl_7b_fp8_scaled.safetensors"
 HUNYUAN_15 = f"{COMFY}HunyuanVideo_1.5_repackaged{SPLIT}"
 JOY = f"{COMFY}JoyAI-Image-Edit/resolve/main/"
 HIDREAM = f"{COMFY}HiDream-I1_ComfyUI{SPLIT}"
+OMNIGEN2 = f"{COMFY}Omnigen2_ComfyUI_repackaged{SPLIT}"
 AE = ("ae.safetensors", f"{COMFY}Lumina_Image_2.0_Repackaged{SPLIT}vae/")
 PIXELS = ("pixel_space", "")  # no file: what is noised is the picture itself
 
@@ -245,6 +246,12 @@ MODELS = [
         "Lumina Image 2.0", "lumina2",
         ("lumina_2.safetensors", f"{COMFY}Lumina_Image_2.0_Repackaged/resolve/main/all_in_one/"),
         shift=("ModelSamplingAuraFlow", 6.0), cfg=4.0, steps=25, sampler="res_multistep",
+    ),
+    Model(
+        "OmniGen2", "omnigen2",
+        ("omnigen2_fp16.safetensors", f"{OMNIGEN2}diffusion_models/"),
+        (("qwen_2.5_vl_fp16.safetensors", f"{OMNIGEN2}text_encoders/"),), AE,
+        kind="omnigen2", cfg=5.0,
     ),
     Model(
         "Krea 2", "krea2",

@@ -8,6 +8,7 @@ import comfy.text_encoders.aura_t5 as aura_t5
 import comfy.text_encoders.flux as flux
 import comfy.text_encoders.hidream as hidream
 import comfy.text_encoders.lumina2 as lumina2
+import comfy.text_encoders.omnigen2 as omnigen2
 import comfy.text_encoders.pixart_t5 as pixart
 import comfy.text_encoders.qwen_image as qwen_image
 import comfy.text_encoders.sd3_clip as sd3_clip
@@ -25,6 +26,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.krea2 import Krea2
 from conceptattention.conceptattention_core.hosts.comfyui.lens import Lens
 from conceptattention.conceptattention_core.hosts.comfyui.lumina import Lumina2, ZImage
 from conceptattention.conceptattention_core.hosts.comfyui.mage_flow import MageFlow
+from conceptattention.conceptattention_core.hosts.comfyui.omnigen2 import OmniGen2
 from conceptattention.conceptattention_core.hosts.comfyui.pixeldit import PixelDiT
 from conceptattention.conceptattention_core.hosts.comfyui.qwen_image import QwenImage
 from conceptattention.conceptattention_core.hosts.comfyui.sd3 import SD3
@@ -142,6 +144,7 @@ READERS = {
     "PixelDiT": (PixelDiT(), pixeldit),
     "Lumina 2": (Lumina2(), lumina),
     "Z-Image": (ZImage(), z_image),
+    "OmniGen2": (OmniGen2(), lambda: Numbered(omnigen2.Omnigen2Tokenizer(), "qwen25_3b")),
     "Krea 2": (Krea2(), krea2),
 }
 
@@ -158,7 +161,9 @@ def test_a_concept_is_its_own_tokens(name):
             assert plain(clip.decode(rows)) == plain(text)
 
 
-@pytest.mark.parametrize("name", ["Qwen-Image", "Klein", "PixelDiT", "Lens", "Lumina 2", "Z-Image"])
+@pytest.mark.parametrize(
+    "name", ["Qwen-Image", "Klein", "PixelDiT", "Lens", "Lumina 2", "Z-Image", "OmniGen2"]
+)
 def test_a_concept_stands_where_it_stands_in_the_template(name):
     family, make = READERS[name]
     clip = make()

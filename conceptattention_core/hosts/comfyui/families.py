@@ -21,6 +21,7 @@ from .longcat import LongCat
 from .lumina import Lumina2, ZImage
 from .mage_flow import MageFlow
 from .mochi import Mochi
+from .omnigen2 import OmniGen2
 from .pixeldit import PixelDiT
 from .qwen_image import QwenImage
 from .sd3 import SD3
@@ -41,6 +42,7 @@ FAMILIES: list[Family] = [
     Lens(),
     Lumina2(),
     ZImage(),
+    OmniGen2(),
     Krea2(),
     PixelDiT(),
     HiDream(),
