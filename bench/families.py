@@ -42,6 +42,11 @@ SPECIAL = {  # what other numbers follow from, and how large a picture may be
         "num_attention_heads": HEADS,
         "axes_dim_rope": (16, 24, 24),
     },
+    "Boogu": {
+        "hidden_size": HEADS * HEAD,
+        "num_attention_heads": HEADS,
+        "axes_dim_rope": (16, 24, 24),
+    },
     "Krea 2": {"features": HEADS * HEAD, "heads": HEADS},
 }
 

@@ -19,6 +19,7 @@ QWEN_VL = "qwen_2.5_vl_7b_fp8_scaled.safetensors"
 HUNYUAN_15 = f"{COMFY}HunyuanVideo_1.5_repackaged{SPLIT}"
 JOY = f"{COMFY}JoyAI-Image-Edit/resolve/main/"
 HIDREAM = f"{COMFY}HiDream-I1_ComfyUI{SPLIT}"
+BOOGU = f"{COMFY}Boogu-Image/resolve/main/"
 OMNIGEN2 = f"{COMFY}Omnigen2_ComfyUI_repackaged{SPLIT}"
 AE = ("ae.safetensors", f"{COMFY}Lumina_Image_2.0_Repackaged{SPLIT}vae/")
 PIXELS = ("pixel_space", "")  # no file: what is noised is the picture itself
@@ -252,6 +253,13 @@ MODELS = [
         ("omnigen2_fp16.safetensors", f"{OMNIGEN2}diffusion_models/"),
         (("qwen_2.5_vl_fp16.safetensors", f"{OMNIGEN2}text_encoders/"),), AE,
         kind="omnigen2", cfg=5.0,
+    ),
+    Model(
+        "Boogu", "boogu",
+        ("boogu_image_turbo_fp8_scaled.safetensors", f"{BOOGU}diffusion_models/"),
+        (("qwen3vl_8b_fp8_scaled.safetensors", f"{BOOGU}text_encoders/"),),
+        ("ae.safetensors", f"{HIDREAM}vae/"),
+        kind="boogu", steps=4, sampler="lcm", scheduler="sgm_uniform", empty="EmptyLatentImage",
     ),
     Model(
         "Krea 2", "krea2",

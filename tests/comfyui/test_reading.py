@@ -17,6 +17,7 @@ import sentencepiece
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.hosts.comfyui.auraflow import AuraFlow
+from conceptattention.conceptattention_core.hosts.comfyui.boogu import Boogu
 from conceptattention.conceptattention_core.hosts.comfyui.chroma import Chroma
 from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
 from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
@@ -116,6 +117,11 @@ def z_image() -> Numbered:
     return Numbered(z.ZImageTokenizer(), "qwen3_4b")
 
 
+def boogu() -> Numbered:
+    instructed = pytest.importorskip("comfy.text_encoders.boogu")
+    return Numbered(instructed.BooguTokenizer(), "qwen3vl_8b")
+
+
 def krea2() -> Numbered:
     krea = pytest.importorskip("comfy.text_encoders.krea2")
     return Numbered(krea.Krea2Tokenizer(), "qwen3vl_4b", dropped=34)
@@ -145,6 +151,7 @@ READERS = {
     "Lumina 2": (Lumina2(), lumina),
     "Z-Image": (ZImage(), z_image),
     "OmniGen2": (OmniGen2(), lambda: Numbered(omnigen2.Omnigen2Tokenizer(), "qwen25_3b")),
+    "Boogu": (Boogu(), boogu),
     "Krea 2": (Krea2(), krea2),
 }
 
@@ -162,7 +169,7 @@ def test_a_concept_is_its_own_tokens(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["Qwen-Image", "Klein", "PixelDiT", "Lens", "Lumina 2", "Z-Image", "OmniGen2"]
+    "name", ["Qwen-Image", "Klein", "PixelDiT", "Lens", "Lumina 2", "Z-Image", "OmniGen2", "Boogu"]
 )
 def test_a_concept_stands_where_it_stands_in_the_template(name):
     family, make = READERS[name]

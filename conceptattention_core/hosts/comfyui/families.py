@@ -7,6 +7,7 @@ from torch import nn
 
 from ... import ConceptAttentionError
 from .auraflow import AuraFlow
+from .boogu import Boogu
 from .chroma import Chroma
 from .cogvideox import CogVideoX
 from .family import Family
@@ -43,6 +44,7 @@ FAMILIES: list[Family] = [
     Lumina2(),
     ZImage(),
     OmniGen2(),
+    Boogu(),
     Krea2(),
     PixelDiT(),
     HiDream(),

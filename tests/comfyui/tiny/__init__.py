@@ -12,6 +12,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.patch import OVERRIDE
 
 from . import (
     auraflow,
+    boogu,
     chroma,
     cogvideox,
     flux,
@@ -53,6 +54,7 @@ TINY: dict[str, Tiny] = {
     "Lumina 2": lumina.TINY,
     "Z-Image": lumina.Z_IMAGE,
     "OmniGen2": omnigen2.TINY,
+    "Boogu": boogu.TINY,
     "Krea 2": krea2.TINY,
     "PixelDiT": pixeldit.TINY,
     "HiDream": hidream.TINY,
