@@ -22,6 +22,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.chroma import Chroma
 from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
 from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
 from conceptattention.conceptattention_core.hosts.comfyui.hidream import HiDream
+from conceptattention.conceptattention_core.hosts.comfyui.ideogram4 import Ideogram4
 from conceptattention.conceptattention_core.hosts.comfyui.joyimage import JoyImage
 from conceptattention.conceptattention_core.hosts.comfyui.krea2 import Krea2
 from conceptattention.conceptattention_core.hosts.comfyui.lens import Lens
@@ -122,6 +123,17 @@ def boogu() -> Numbered:
     return Numbered(instructed.BooguTokenizer(), "qwen3vl_8b")
 
 
+def ideogram4() -> Numbered:
+    ideogram = pytest.importorskip("comfy.text_encoders.ideogram4")
+    return Numbered(ideogram.Ideogram4Tokenizer(), "qwen3vl_8b")
+
+
+def ideogram4_with_eyes() -> Numbered:
+    """What ComfyUI takes where the file of the text encoder reads pictures, too."""
+    ideogram = pytest.importorskip("comfy.text_encoders.ideogram4")
+    return Numbered(ideogram.Ideogram4Qwen3VLTokenizer(), "qwen3vl_8b")
+
+
 def krea2() -> Numbered:
     krea = pytest.importorskip("comfy.text_encoders.krea2")
     return Numbered(krea.Krea2Tokenizer(), "qwen3vl_4b", dropped=34)
@@ -152,6 +164,8 @@ READERS = {
     "Z-Image": (ZImage(), z_image),
     "OmniGen2": (OmniGen2(), lambda: Numbered(omnigen2.Omnigen2Tokenizer(), "qwen25_3b")),
     "Boogu": (Boogu(), boogu),
+    "Ideogram 4": (Ideogram4(), ideogram4),
+    "Ideogram 4, Qwen3-VL": (Ideogram4(), ideogram4_with_eyes),
     "Krea 2": (Krea2(), krea2),
 }
 
@@ -169,7 +183,11 @@ def test_a_concept_is_its_own_tokens(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["Qwen-Image", "Klein", "PixelDiT", "Lens", "Lumina 2", "Z-Image", "OmniGen2", "Boogu"]
+    "name",
+    [
+        *("Qwen-Image", "Klein", "PixelDiT", "Lens", "Lumina 2", "Z-Image", "OmniGen2", "Boogu"),
+        *("Ideogram 4", "Ideogram 4, Qwen3-VL"),
+    ],
 )
 def test_a_concept_stands_where_it_stands_in_the_template(name):
     family, make = READERS[name]

@@ -15,6 +15,7 @@ from .flux import Flux
 from .flux2 import Flux2
 from .hidream import HiDream
 from .hunyuan import Hunyuan
+from .ideogram4 import Ideogram4
 from .joyimage import JoyImage
 from .krea2 import Krea2
 from .lens import Lens
@@ -45,6 +46,7 @@ FAMILIES: list[Family] = [
     ZImage(),
     OmniGen2(),
     Boogu(),
+    Ideogram4(),
     Krea2(),
     PixelDiT(),
     HiDream(),
