@@ -38,6 +38,17 @@ SPECIAL = {  # what other numbers follow from, and how large a picture may be
     "PixelDiT": {"num_groups": HEADS, "txt_max_length": PROMPT_TOKENS},
     "Lumina 2": {"dim": HEADS * HEAD, "n_heads": HEADS},
     "Z-Image": {"dim": HEADS * HEAD, "axes_dims": (16, 24, 24)},
+    "OmniGen2": {
+        "hidden_size": HEADS * HEAD,
+        "num_attention_heads": HEADS,
+        "axes_dim_rope": (16, 24, 24),
+    },
+    "Boogu": {
+        "hidden_size": HEADS * HEAD,
+        "num_attention_heads": HEADS,
+        "axes_dim_rope": (16, 24, 24),
+    },
+    "Ideogram 4": {"intermediate_size": 8 * HEADS * HEAD // 3},
     "Krea 2": {"features": HEADS * HEAD, "heads": HEADS},
 }
 
@@ -46,7 +57,7 @@ def grow(value: Any, name: str = "") -> Any:
     """A configuration of the law tests at mid size, by what its numbers are."""
     if isinstance(value, dict):
         return {key: grow(item, key) for key, item in value.items()}
-    if name in ("axes_dim", "axes_dims", "axes_dims_rope", "rope_dim_list"):
+    if name in ("axes_dim", "axes_dims", "axes_dims_rope", "rope_dim_list", "mrope_section"):
         return type(value)(n * HEAD // TINY_HEAD for n in value)
     if value == TINY_HEADS and "heads" in name:
         return HEADS

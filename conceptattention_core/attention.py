@@ -7,12 +7,12 @@ much of a concept is at a patch.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from torch import Tensor
 
 from . import ConceptAttentionError
@@ -22,7 +22,8 @@ from . import ConceptAttentionError
 class ImageVectors:
     """The image inside an attention layer.
 
-    Its keys and values are the very tensors of the ordinary attention, positions applied.
+    Its keys and values are the very tensors of the ordinary attention, positions applied; they have
+    fewer heads than its queries where a few of these share one (grouped-query attention).
     `outputs` are attention outputs *before* the output projection.
     """
 
@@ -152,12 +153,25 @@ def step(
     vectors because the score is linear in them.
     """
     q, k, v = block.heads(concepts)
+    image = _ungroup(image, q.shape[1])
     attended = _merge(ATTEND[method.attend](block.place(q), block.place(k), v, image))
     riders = ConceptVectors(k, v, attended)
     scores = SPACES[method.space](riders, image, mean.to(attended))
     if method.bounces:
         scores = propagate(scores, image, method.bounces)
     return block.update(concepts, attended), scores
+
+
+def _ungroup(image: ImageVectors, heads: int) -> ImageVectors:
+    """The image with keys and values for each of the queries' heads: neighbours share theirs."""
+    times = heads // image.keys.shape[1]
+    if times == 1:
+        return image
+    keys, values = (
+        repeat(x, "b head p d -> b (head times) p d", times=times)
+        for x in (image.keys, image.values)
+    )
+    return replace(image, keys=keys, values=values)
 
 
 def propagate(scores: Tensor, image: ImageVectors, bounces: int) -> Tensor:

@@ -19,6 +19,8 @@ QWEN_VL = "qwen_2.5_vl_7b_fp8_scaled.safetensors"
 HUNYUAN_15 = f"{COMFY}HunyuanVideo_1.5_repackaged{SPLIT}"
 JOY = f"{COMFY}JoyAI-Image-Edit/resolve/main/"
 HIDREAM = f"{COMFY}HiDream-I1_ComfyUI{SPLIT}"
+BOOGU = f"{COMFY}Boogu-Image/resolve/main/"
+OMNIGEN2 = f"{COMFY}Omnigen2_ComfyUI_repackaged{SPLIT}"
 AE = ("ae.safetensors", f"{COMFY}Lumina_Image_2.0_Repackaged{SPLIT}vae/")
 PIXELS = ("pixel_space", "")  # no file: what is noised is the picture itself
 
@@ -34,6 +36,8 @@ class Model:
     clips: tuple[File, ...] = ()
     vae: File | None = None
     """A model without text encoders and VAE of its own comes as a checkpoint with all of them."""
+    unconditional: File | None = None
+    """A model of its own for the pass without a text."""
     kind: str = ""
     """What its text encoders are called in the loader."""
     shift: tuple[str, float] | None = None
@@ -247,6 +251,35 @@ MODELS = [
         shift=("ModelSamplingAuraFlow", 6.0), cfg=4.0, steps=25, sampler="res_multistep",
     ),
     Model(
+        "OmniGen2", "omnigen2",
+        ("omnigen2_fp16.safetensors", f"{OMNIGEN2}diffusion_models/"),
+        (("qwen_2.5_vl_fp16.safetensors", f"{OMNIGEN2}text_encoders/"),), AE,
+        kind="omnigen2", cfg=5.0,
+    ),
+    Model(
+        "Boogu", "boogu",
+        ("boogu_image_turbo_fp8_scaled.safetensors", f"{BOOGU}diffusion_models/"),
+        (("qwen3vl_8b_fp8_scaled.safetensors", f"{BOOGU}text_encoders/"),),
+        ("ae.safetensors", f"{HIDREAM}vae/"),
+        kind="boogu", steps=4, sampler="lcm", scheduler="sgm_uniform", empty="EmptyLatentImage",
+    ),
+    Model(
+        "Ideogram 4", "ideogram4",
+        ("ideogram4_fp8_scaled.safetensors", f"{COMFY}Ideogram-4/resolve/main/diffusion_models/"),
+        (
+            (
+                "qwen3vl_8b_fp8_scaled.safetensors",
+                f"{COMFY}Qwen3-VL/resolve/main/text_encoders/",
+            ),
+        ),
+        ("flux2-vae.safetensors", f"{COMFY}flux2-dev{SPLIT}vae/"),
+        kind="ideogram4", cfg=7.0, empty="EmptyFlux2LatentImage",
+        unconditional=(
+            "ideogram4_unconditional_fp8_scaled.safetensors",
+            f"{COMFY}Ideogram-4/resolve/main/diffusion_models/",
+        ),
+    ),
+    Model(
         "Krea 2", "krea2",
         ("krea2_turbo_fp8_scaled.safetensors", f"{COMFY}Krea-2/resolve/main/diffusion_models/"),
         (("qwen3vl_4b_fp8_scaled.safetensors", f"{COMFY}Krea-2/resolve/main/text_encoders/"),),
@@ -270,9 +303,17 @@ def load(graph: Graph, model: Model) -> tuple[Any, Any, Any]:
         whole = graph.add("CheckpointLoaderSimple", 0, ckpt_name=model.unet[0])
         whole.files = [(*model.unet, "checkpoints")]
         return whole[0], whole[1], whole[2]
-    unet = graph.add("UNETLoader", 0, unet_name=model.unet[0], weight_dtype="default")
-    unet.files = [(*model.unet, "diffusion_models")] if model.unet[1] else []
-    return unet[0], load_clips(graph, model)[0], load_vae(graph, model.vae)[0]
+    return (
+        load_unet(graph, model.unet)[0],
+        load_clips(graph, model)[0],
+        load_vae(graph, model.vae)[0],
+    )
+
+
+def load_unet(graph: Graph, unet: File) -> Node:
+    loader = graph.add("UNETLoader", 0, unet_name=unet[0], weight_dtype="default")
+    loader.files = [(*unet, "diffusion_models")] if unet[1] else []
+    return loader
 
 
 def load_clips(graph: Graph, model: Model) -> Node:
@@ -294,6 +335,41 @@ def load_vae(graph: Graph, vae: File) -> Node:
     return loader
 
 
+def sample(graph: Graph, model: Model, recorded: Any, clip: Any) -> Node:
+    positive = graph.add("CLIPTextEncode", 1, "Prompt", clip=clip, text=PROMPT)
+    if model.unconditional:
+        return sample_by_two(graph, model, model.unconditional, recorded, positive[0])
+    negative = graph.add("CLIPTextEncode", 1, "Negative prompt", clip=clip, text="")
+    if model.guidance is not None:
+        positive = graph.add("FluxGuidance", 1, conditioning=positive[0], guidance=model.guidance)
+    empty = graph.add(model.empty, 1, batch_size=1, **model.size)
+    return graph.add(
+        "KSampler", 2, model=recorded, positive=positive[0], negative=negative[0],
+        latent_image=empty[0], seed=3, steps=model.steps, cfg=model.cfg,
+        sampler_name=model.sampler, scheduler=model.scheduler, denoise=1.0,
+    )  # fmt: skip
+
+
+def sample_by_two(
+    graph: Graph, model: Model, unconditional: File, recorded: Any, positive: Any
+) -> Node:
+    """As Ideogram 4 is sampled: another model for the pass without a text, less of it at last."""
+    other = load_unet(graph, unconditional)
+    empty = graph.add(model.empty, 1, batch_size=1, **model.size)
+    calmed = graph.add("CFGOverride", 1, model=recorded, cfg=3.0, start_percent=0.7)
+    guider = graph.add(
+        "DualModelGuider", 2, model=calmed[0], model_negative=other[0], positive=positive,
+        cfg=model.cfg,
+    )  # fmt: skip
+    noise = graph.add("RandomNoise", 2, noise_seed=3)
+    sampler = graph.add("KSamplerSelect", 2, sampler_name=model.sampler)
+    sigmas = graph.add("Ideogram4Scheduler", 2, steps=model.steps, **model.size)
+    return graph.add(
+        "SamplerCustomAdvanced", 2, noise=noise[0], guider=guider[0], sampler=sampler[0],
+        sigmas=sigmas[0], latent_image=empty[0],
+    )  # fmt: skip
+
+
 def draw(graph: Graph, model: Model) -> None:
     unet, clip, vae = load(graph, model)
     of_videos = ", of every picture of the video" if "length" in model.size else ""
@@ -306,16 +382,7 @@ def draw(graph: Graph, model: Model) -> None:
     if model.shift:
         kind, shift = model.shift
         recorded = graph.add(kind, 1, model=recorded, shift=shift)[0]
-    positive = graph.add("CLIPTextEncode", 1, "Prompt", clip=clip, text=PROMPT)
-    negative = graph.add("CLIPTextEncode", 1, "Negative prompt", clip=clip, text="")
-    if model.guidance is not None:
-        positive = graph.add("FluxGuidance", 1, conditioning=positive[0], guidance=model.guidance)
-    empty = graph.add(model.empty, 1, batch_size=1, **model.size)
-    sampled = graph.add(
-        "KSampler", 2, model=recorded, positive=positive[0], negative=negative[0],
-        latent_image=empty[0], seed=3, steps=model.steps, cfg=model.cfg,
-        sampler_name=model.sampler, scheduler=model.scheduler, denoise=1.0,
-    )  # fmt: skip
+    sampled = sample(graph, model, recorded, clip)
     picture = graph.add("VAEDecode", 2, samples=sampled[0], vae=vae)
     graph.add("SaveImage", 2, "The picture", PICTURE, images=picture[0], filename_prefix="masks")
     maps = graph.add("ConceptAttentionMaps", 3, latent=sampled[0])

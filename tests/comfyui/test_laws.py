@@ -179,7 +179,9 @@ def call_apart(tiny: Tiny, block: nn.Module, args: dict) -> tuple[dict, dict]:
             q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
         if q.shape[2] == joint:
             merged = heads_merged(out, kwargs)
-            seen.update(q=q.clone(), k=k.clone(), v=v.clone(), out=merged.clone())
+            # several heads of queries may share one of values
+            v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+            seen.update(q=q.clone(), v=v.clone(), out=merged.clone())
         return out
 
     _, keys = tiny.placeless(block)

@@ -15,9 +15,11 @@ from typing import Any
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.sample
+import comfy.samplers
 import comfy.sd
 import comfy.utils
 import comfy_extras.nodes_context_windows as windows
+import comfy_extras.nodes_custom_sampler as custom
 import comfy_extras.nodes_easycache as easycache
 import comfy_extras.nodes_hooks as hooks
 import comfy_extras.nodes_model_merging as merging
@@ -32,7 +34,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.recording import Recorder
 from torch import Tensor, nn
 
-from .tiny import HERE, Tiny, call
+from .tiny import HERE, Tiny, call, random_weights
 from .tiny.common import Conditioning, lora_for
 
 KEPT = "transformer_options"  # newer versions do not look whether these have changed
@@ -368,6 +370,35 @@ def test_a_lora_on_one_prompt_is_heard_with_that_prompt(tiny, lora_folder):
         assert not torch.equal(latent, tiny.sample(tiny.model(), cfg=3.0))
         found = STORE.find(latent).scores[:, 0]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_pass_without_a_text_that_another_model_makes_is_not_heard():
+    """Ideogram 4 is sampled so."""
+    if "Ideogram 4" not in HERE:
+        pytest.skip("this ComfyUI does not have the family")
+    tiny = HERE["Ideogram 4"]
+    weights = tiny.model().model.diffusion_model.state_dict()
+    other = random_weights(
+        tiny.model().model.model_config, {name: own * 1.5 for name, own in weights.items()}
+    )
+
+    def run(model: Any) -> Tensor:
+        (guider,) = call(
+            custom.DualModelGuider, model=model, model_negative=other, positive=tiny.prompt(1),
+            cfg=3.0,
+        )  # fmt: skip
+        (sigmas,) = call(custom.BasicScheduler, model=model, scheduler="simple", steps=1, denoise=1)
+        with torch.inference_mode():
+            return guider.sample(
+                tiny.latent(2, 5, 7), tiny.empty(2, 5, 7), comfy.samplers.sampler_object("euler"),
+                sigmas, seed=0, disable_pbar=True,
+            )  # fmt: skip
+
+    latent = run(tiny.recorded())
+    assert torch.equal(latent, run(tiny.model()))
+    assert not torch.equal(latent, tiny.sample(tiny.model(), steps=1))
+    found = STORE.find(latent).scores[:, 0]
+    torch.testing.assert_close(found, first_step(tiny), rtol=1e-4, atol=1e-4)
 
 
 # --- Calls for parts of the picture ---------------------------------------------------------------

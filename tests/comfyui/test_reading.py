@@ -8,6 +8,7 @@ import comfy.text_encoders.aura_t5 as aura_t5
 import comfy.text_encoders.flux as flux
 import comfy.text_encoders.hidream as hidream
 import comfy.text_encoders.lumina2 as lumina2
+import comfy.text_encoders.omnigen2 as omnigen2
 import comfy.text_encoders.pixart_t5 as pixart
 import comfy.text_encoders.qwen_image as qwen_image
 import comfy.text_encoders.sd3_clip as sd3_clip
@@ -16,15 +17,18 @@ import sentencepiece
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.hosts.comfyui.auraflow import AuraFlow
+from conceptattention.conceptattention_core.hosts.comfyui.boogu import Boogu
 from conceptattention.conceptattention_core.hosts.comfyui.chroma import Chroma
 from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
 from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
 from conceptattention.conceptattention_core.hosts.comfyui.hidream import HiDream
+from conceptattention.conceptattention_core.hosts.comfyui.ideogram4 import Ideogram4
 from conceptattention.conceptattention_core.hosts.comfyui.joyimage import JoyImage
 from conceptattention.conceptattention_core.hosts.comfyui.krea2 import Krea2
 from conceptattention.conceptattention_core.hosts.comfyui.lens import Lens
 from conceptattention.conceptattention_core.hosts.comfyui.lumina import Lumina2, ZImage
 from conceptattention.conceptattention_core.hosts.comfyui.mage_flow import MageFlow
+from conceptattention.conceptattention_core.hosts.comfyui.omnigen2 import OmniGen2
 from conceptattention.conceptattention_core.hosts.comfyui.pixeldit import PixelDiT
 from conceptattention.conceptattention_core.hosts.comfyui.qwen_image import QwenImage
 from conceptattention.conceptattention_core.hosts.comfyui.sd3 import SD3
@@ -114,6 +118,22 @@ def z_image() -> Numbered:
     return Numbered(z.ZImageTokenizer(), "qwen3_4b")
 
 
+def boogu() -> Numbered:
+    instructed = pytest.importorskip("comfy.text_encoders.boogu")
+    return Numbered(instructed.BooguTokenizer(), "qwen3vl_8b")
+
+
+def ideogram4() -> Numbered:
+    ideogram = pytest.importorskip("comfy.text_encoders.ideogram4")
+    return Numbered(ideogram.Ideogram4Tokenizer(), "qwen3vl_8b")
+
+
+def ideogram4_with_eyes() -> Numbered:
+    """What ComfyUI takes where the file of the text encoder reads pictures, too."""
+    ideogram = pytest.importorskip("comfy.text_encoders.ideogram4")
+    return Numbered(ideogram.Ideogram4Qwen3VLTokenizer(), "qwen3vl_8b")
+
+
 def krea2() -> Numbered:
     krea = pytest.importorskip("comfy.text_encoders.krea2")
     return Numbered(krea.Krea2Tokenizer(), "qwen3vl_4b", dropped=34)
@@ -142,6 +162,10 @@ READERS = {
     "PixelDiT": (PixelDiT(), pixeldit),
     "Lumina 2": (Lumina2(), lumina),
     "Z-Image": (ZImage(), z_image),
+    "OmniGen2": (OmniGen2(), lambda: Numbered(omnigen2.Omnigen2Tokenizer(), "qwen25_3b")),
+    "Boogu": (Boogu(), boogu),
+    "Ideogram 4": (Ideogram4(), ideogram4),
+    "Ideogram 4, Qwen3-VL": (Ideogram4(), ideogram4_with_eyes),
     "Krea 2": (Krea2(), krea2),
 }
 
@@ -158,7 +182,13 @@ def test_a_concept_is_its_own_tokens(name):
             assert plain(clip.decode(rows)) == plain(text)
 
 
-@pytest.mark.parametrize("name", ["Qwen-Image", "Klein", "PixelDiT", "Lens", "Lumina 2", "Z-Image"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Qwen-Image", "Klein", "PixelDiT", "Lens", "Lumina 2", "Z-Image", "OmniGen2", "Boogu"),
+        *("Ideogram 4", "Ideogram 4, Qwen3-VL"),
+    ],
+)
 def test_a_concept_stands_where_it_stands_in_the_template(name):
     family, make = READERS[name]
     clip = make()

@@ -111,6 +111,26 @@ def test_a_step_is_the_papers_formula(block, image, attend, space):
     torch.testing.assert_close(scores, scores_by_hand(block, image, attended, space))
 
 
+@pytest.mark.parametrize("attend", ATTEND)
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("bounces", [0, 2])
+def test_neighbouring_heads_of_queries_may_share_keys_and_values(block, attend, space, bounces):
+    heads, sharing = 2 * HEADS, [0, 0, 1, 1, 2, 2]
+    block.q, block.k, block.v = random(3, B, heads, T, D, seed=1)
+    keys, values = random(2, B, HEADS, P, D, seed=2)
+    queries, outputs = random(B, heads, P, D, seed=3), random(B, P, heads * D, seed=4)
+    rest = (outputs, lambda: queries, lambda: queries)
+    stream, mean = random(B, T, heads * D, seed=5), token_mean(torch.tensor(OWNERS))
+    grouped, told = (
+        step(block, stream, image, mean, Method(attend, space, bounces))
+        for image in (
+            ImageVectors(keys, values, *rest),
+            ImageVectors(keys[:, sharing], values[:, sharing], *rest),
+        )
+    )
+    assert all(torch.equal(one, other) for one, other in zip(grouped, told, strict=True))
+
+
 def test_no_two_ways_give_the_same_scores(block, image):
     mean = token_mean(torch.tensor(OWNERS))
     stream = random(B, T, HEADS * D)

@@ -8,6 +8,7 @@ from torch import nn
 
 from ... import ConceptAttentionError
 from .auraflow import AuraFlow
+from .boogu import Boogu
 from .chroma import Chroma
 from .cogvideox import CogVideoX
 from .family import Family
@@ -15,6 +16,7 @@ from .flux import Flux
 from .flux2 import Flux2
 from .hidream import HiDream
 from .hunyuan import Hunyuan
+from .ideogram4 import Ideogram4
 from .joyimage import JoyImage
 from .krea2 import Krea2
 from .lens import Lens
@@ -22,6 +24,7 @@ from .longcat import LongCat
 from .lumina import Lumina2, ZImage
 from .mage_flow import MageFlow
 from .mochi import Mochi
+from .omnigen2 import OmniGen2
 from .pixeldit import PixelDiT
 from .qwen_image import QwenImage
 from .rerun import Rerun, blocks_of
@@ -43,6 +46,9 @@ FAMILIES: list[Family] = [
     Lens(),
     Lumina2(),
     ZImage(),
+    OmniGen2(),
+    Boogu(),
+    Ideogram4(),
     Krea2(),
     PixelDiT(),
     HiDream(),

@@ -89,7 +89,7 @@ class HiDream(Family):
         concepts = torch.where(
             kinds == OF_T5,
             project_t5(layers[:1].to(txt)),
-            project_last(layers[chosen[-1:]].to(txt)),
+            project_last(layers[chosen[-1]][None].to(txt)),
         )
         own_layers = [
             embed(layers[layer][None].to(txt))

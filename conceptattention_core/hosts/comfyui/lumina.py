@@ -19,6 +19,7 @@ from ...recording import Grid
 from .family import Family, Layout, Places
 from .positions import apart, numbered, place, turns_of, unplace
 from .reading import read_template
+from .refining import refine
 
 LANGUAGE_MODELS = ("gemma",)  # NewBie has a second encoder, for its pooled vector
 
@@ -60,14 +61,9 @@ class Lumina2(Family):
         caption = args["current"][1][0] if args.get("current") else 0
         rows, lengths = apart(rows)
         rows, turns = turns_of(rows, positions[:, :, caption:], conds["num_tokens"])
-        embedded = model.cap_embedder(rows[None].to(img)).split(lengths, dim=1)
-        placed = rearrange(turns, "b one t d i j -> b t one d i j").split(lengths, dim=1)
-        refined = []
-        for own, at in zip(embedded, placed, strict=True):
-            for block in model.context_refiner:
-                own = block(own, None, at)
-            refined.append(own)
-        concepts = torch.cat(refined, dim=1).expand(len(img), -1, -1)
+        embedded = model.cap_embedder(rows[None].to(img))
+        refined = refine(embedded, lengths, turns, model.context_refiner)
+        concepts = refined.expand(len(img), -1, -1)
         vec = None
         if getattr(model, "clip_text_pooled_proj", None) is not None:
             time = (1 - conds["timesteps"]) * model.time_scale
