@@ -70,8 +70,10 @@ def load(model: str, device: str, dtype: "torch.dtype") -> Any:
     if not sys.stderr.isatty():
         diffusers.utils.logging.disable_progress_bar()
     try:
-        name = diffusers.DiffusionPipeline.load_config(model).get("_class_name")
-        pipe = _choose_loader(model, str(name)).from_pretrained(model, **{keyword: dtype})
+        config: Any = diffusers.DiffusionPipeline.load_config(model)
+        pipe = _choose_loader(model, str(config.get("_class_name"))).from_pretrained(
+            model, **{keyword: dtype}
+        )
     except ConceptAttentionError:
         raise
     except (OSError, ValueError) as error:

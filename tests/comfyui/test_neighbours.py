@@ -372,7 +372,8 @@ def test_a_lora_on_one_prompt_is_heard_with_that_prompt(tiny, lora_folder):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_pass_without_a_text_that_another_model_makes_is_not_heard():
+@pytest.mark.parametrize("negative", [False, True])
+def test_the_pass_without_a_text_that_another_model_makes_is_not_heard(negative):
     """Ideogram 4 is sampled so."""
     if "Ideogram 4" not in HERE:
         pytest.skip("this ComfyUI does not have the family")
@@ -385,7 +386,7 @@ def test_the_pass_without_a_text_that_another_model_makes_is_not_heard():
     def run(model: Any) -> Tensor:
         (guider,) = call(
             custom.DualModelGuider, model=model, model_negative=other, positive=tiny.prompt(1),
-            cfg=3.0,
+            cfg=3.0, negative=tiny.prompt(2) if negative else None,
         )  # fmt: skip
         (sigmas,) = call(custom.BasicScheduler, model=model, scheduler="simple", steps=1, denoise=1)
         with torch.inference_mode():
@@ -397,6 +398,27 @@ def test_the_pass_without_a_text_that_another_model_makes_is_not_heard():
     latent = run(tiny.recorded())
     assert torch.equal(latent, run(tiny.model()))
     assert not torch.equal(latent, tiny.sample(tiny.model(), steps=1))
+    found = STORE.find(latent).scores[:, 0]
+    torch.testing.assert_close(found, first_step(tiny), rtol=1e-4, atol=1e-4)
+
+
+def test_of_three_prompts_the_positive_one_is_heard(tiny):
+    """Dual CFG Guider numbers the negative one as others number the positive one."""
+
+    def run(model: Any) -> Tensor:
+        (guider,) = call(
+            custom.DualCFGGuider, model=model, cond1=tiny.prompt(1), cond2=tiny.prompt(4),
+            negative=tiny.prompt(2), cfg_conds=3.0, cfg_cond2_negative=2.0, style="regular",
+        )  # fmt: skip
+        (sigmas,) = call(custom.BasicScheduler, model=model, scheduler="simple", steps=1, denoise=1)
+        with torch.inference_mode():
+            return guider.sample(
+                tiny.latent(2, 5, 7), tiny.empty(2, 5, 7), comfy.samplers.sampler_object("euler"),
+                sigmas, seed=0, disable_pbar=True,
+            )  # fmt: skip
+
+    latent = run(tiny.recorded())
+    assert torch.equal(latent, run(tiny.model()))
     found = STORE.find(latent).scores[:, 0]
     torch.testing.assert_close(found, first_step(tiny), rtol=1e-4, atol=1e-4)
 

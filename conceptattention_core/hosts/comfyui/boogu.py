@@ -46,12 +46,12 @@ class Boogu(Family):
         return Grid.of_latent(h, w, patch=model.patch_size)
 
     def layout(
-        self, model: "BooguTransformer2DModel", args: dict[str, Any], patches: int
+        self, model: "BooguTransformer2DModel", args: dict[str, Any], grid: Grid, ride: Any
     ) -> Layout:
         """Text, pictures to refer to, and the picture last."""
         parts = [args[name] for name in ("txt", "img", "joined") if args.get(name) is not None]
         length = sum(part.shape[1] for part in parts)
-        return Layout(length, slice(length - patches, length))
+        return Layout(length, slice(length - grid.patches, length))
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         # an empty prompt has another template

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...classes import is_a
 from ...recording import Grid
-from .family import Family, Layout
+from .family import Family, Layout, Places
 from .positions import place, turns_of, unplace
 from .reading import read_template
 
@@ -40,12 +40,12 @@ class Ideogram4(Family):
         return Grid.of_latent(h, w, patch=1, scale=PIXELS_PER_LATENT)  # latents come packed
 
     def layout(
-        self, model: "Ideogram4Transformer2DModel", args: dict[str, Any], patches: int
+        self, model: "Ideogram4Transformer2DModel", args: dict[str, Any], grid: Grid, ride: Any
     ) -> Layout:
         length = args["img"].shape[1]
-        if length == patches:  # the unconditional pass has no text, so nothing joint
+        if length == grid.patches:  # the unconditional pass has no text, so nothing joint
             return Layout(0, slice(0))
-        return Layout(length, slice(length - patches, length))
+        return Layout(length, slice(length - grid.patches, length))
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_template(clip, words, self.name)
@@ -87,7 +87,7 @@ class IdeogramRide:
         modulation = rearrange(block.adaln_modulation(vec), "b 1 (four d) -> four b 1 d", four=4)
         return IdeogramBlock(block, *modulation, turns=self.turns)
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return _in_halves(unplace(_in_pairs(queries), self.positions[:, :, image]))
 
 

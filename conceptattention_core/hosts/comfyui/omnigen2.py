@@ -31,11 +31,11 @@ class OmniGen2(Family):
         return Grid.of_latent(h, w, patch=model.patch_size)
 
     def layout(
-        self, model: OmniGen2Transformer2DModel, args: dict[str, Any], patches: int
+        self, model: OmniGen2Transformer2DModel, args: dict[str, Any], grid: Grid, ride: Any
     ) -> Layout:
         """Text, pictures to refer to, and the picture last."""
         length = args["img"].shape[1]
-        return Layout(length, slice(length - patches, length))
+        return Layout(length, slice(length - grid.patches, length))
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return numbered(read_template(clip, words, self.name))

@@ -8,6 +8,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ...attention import JointBlock
+from .family import Places
 from .positions import apart, place, turns_of, unplace
 from .refining import refine
 
@@ -37,7 +38,7 @@ class OmniGenRide:
     def block(self, index: int, vec: Tensor) -> JointBlock:
         raise NotImplementedError
 
-    def unplaced(self, queries: Tensor, image: slice) -> Tensor:
+    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         return unplace(queries, self.positions[:, :, image])
 
 

@@ -86,7 +86,8 @@ def _around_sampling(tour: Tour, file: File, live: "Live | None") -> Callable[..
     ):
         guider = executor.class_obj
         network = guider.model_patcher.get_model_object("diffusion_model")
-        run = Run(tour, network, noise.shape, sigmas)
+        positive = [prompt["uuid"] for prompt in guider.conds.get("positive", [])]
+        run = Run(tour, network, noise.shape, sigmas, positive)
         view = None if live is None else live.begin()
         denoised = []
 
@@ -118,7 +119,7 @@ def _around_model(
     options = dict(transformer_options or {})
     run = options.get(KEY)
     kinds = options.get("cond_or_uncond", [])
-    chunks = [i for i, kind in enumerate(kinds) if kind == POSITIVE]
+    chunks = [] if run is None else run.positive(kinds, options.get("uuids", []))
     if run is None or not chunks:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
     network = executor.class_obj.diffusion_model

@@ -41,8 +41,16 @@ class Tour:
 class Run:
     """One sampling run of a recorded model."""
 
-    def __init__(self, tour: Tour, network: nn.Module, latent_shape: torch.Size, sigmas: Tensor):
+    def __init__(
+        self,
+        tour: Tour,
+        network: nn.Module,
+        latent_shape: torch.Size,
+        sigmas: Tensor,
+        prompts: list[Any],
+    ):
         self.tour, self.latent_shape = tour, latent_shape
+        self.prompts = prompts  # the names of the positive ones
         _, _, *latents, h, w = latent_shape
         self.grid = tour.family.grid(network, h, w, *latents)
         self.recorder = Recorder(
@@ -53,6 +61,16 @@ class Run:
         self.saw_whole = self.saw_part = False
         self.refusal: str | None = None
         self.lock = Lock()  # on several devices, prompts are in threads of their own
+
+    def positive(self, kinds: list[int], prompts: list[Any]) -> list[int]:
+        """Which prompts of a call are positive ones.
+
+        Guiders of several prompts or models number them as they like; so they are told by their
+        names, if the guider has prompts that it calls positive.
+        """
+        if self.prompts and len(prompts) == len(kinds):
+            return [i for i, prompt in enumerate(prompts) if prompt in self.prompts]
+        return [i for i, kind in enumerate(kinds) if kind == POSITIVE]
 
     def look(self, x: Tensor, chunks: int, window: Any) -> Shown | None:
         """What a call of the model shows; None: a part from which nothing can be recorded."""
