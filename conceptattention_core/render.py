@@ -1,8 +1,8 @@
 """Maps as pictures to look at: heat maps, overlays with a legend, label maps."""
 
 import colorsys
-from collections.abc import Iterable
 from functools import lru_cache
+from itertools import groupby
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from .ranges import name_span
 from .recording import Recording
 
 Picture = NDArray[np.uint8]  # h w rgb
+Face = ImageFont.FreeTypeFont | ImageFont.ImageFont
 LabelMap = NDArray[np.uint8]  # h w: positions of concepts
 
 MOST_TILES = 20
@@ -183,12 +184,12 @@ def blocks_by_steps(
     for row, block in enumerate(blocks):
         text = f"block {name_span(recording.blocks[block])}"
         middle = top + row * (h + gap) + h / 2
-        pen.text((left - size / 2, middle), text, INK, font(text, size), anchor="rm")
+        write(pen, (left - size / 2, middle), text, size, anchor="rm")
     for column, step in enumerate(steps):
         text = name_span(recording.steps[step])
         text = text if "-" in text else f"step {text}"
         middle = left + column * (w + gap) + w / 2
-        pen.text((middle, top / 2), text, INK, font(text, size), anchor="mm")
+        write(pen, (middle, top / 2), text, size, anchor="mm")
     return np.asarray(page)
 
 
@@ -208,7 +209,7 @@ def legend(maps: ConceptMaps, b: int, width: int) -> Picture:
         if c in maps.concepts.shown:
             text = f"{figure.name} {figure.coverage:.0%}" if figure.present else f"{figure.name} -"
             widest = f"{figure.name} 100%"  # so that all pictures of a batch get the same layout
-            extent = swatch + pad + round(font(text, size).getlength(widest)) + 2 * pad
+            extent = swatch + pad + round(length(widest, size)) + 2 * pad
             if x and x + extent > width - pad:
                 x, y = 0, y + row
             entries.append((x + pad, y + pad, c, text))
@@ -218,15 +219,51 @@ def legend(maps: ConceptMaps, b: int, width: int) -> Picture:
     for x, y, c, text in entries:
         pen.rounded_rectangle((x, y, x + swatch, y + swatch), radius=swatch // 4, fill=colour(c))
         middle = y + swatch / 2
-        pen.text((x + swatch + pad * 0.7, middle), text, INK, font(text, size), anchor="lm")
+        write(pen, (x + swatch + pad * 0.7, middle), text, size, anchor="lm")
     return np.asarray(strip)
 
 
+def write(
+    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, anchor: str
+) -> None:
+    """Write a label of any scripts; `anchor` is Pillow's, of a line."""
+    x, y = at
+    x -= {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]] * length(text, size)
+    for part, face in _parts(text, size):
+        pen.text((x, y), part, INK, face, anchor=f"l{anchor[1]}")
+        x += face.getlength(part)
+
+
+def length(text: str, size: int) -> float:
+    """How wide a label is, in pixels."""
+    return sum(face.getlength(part) for part, face in _parts(text, size))
+
+
 @lru_cache(maxsize=256)
-def font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _parts(text: str, size: int) -> list[tuple[str, Face]]:
+    """A label cut where its font has to change, each part with its font.
+
+    One that has most of the label writes what it can; some have no letters but those of a script.
+    """
+    names: list[str] = []
+    usual = _best(text)
+    for one in text:
+        if one in INVISIBLE or not one.isprintable():
+            names.append(names[-1] if names else usual)
+        else:
+            names.append(usual if _has(usual, one) else _best(one))
+    runs = groupby(zip(names, text, strict=True), key=lambda pair: pair[0])
+    return [("".join(one for _, one in run), _open(name, size)) for name, run in runs]
+
+
+def font(text: str, size: int) -> Face:
     """The font that has most of the characters of `text`: Pillow's own or one of FONTS."""
+    return _open(_best(text), size)
+
+
+def _best(text: str) -> str:
     letters = {one for one in text if one.isprintable() and one not in INVISIBLE}
-    return _open(max(_found(), key=lambda name: _count(name, letters)), size)
+    return max(_found(), key=lambda name: sum(_has(name, letter) for letter in letters))
 
 
 @lru_cache(maxsize=1)
@@ -242,19 +279,19 @@ def _found() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=64)
-def _open(name: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _open(name: str, size: int) -> Face:
     return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
 
 
-def _count(name: str, letters: Iterable[str]) -> int:
-    """How many of these characters a font has: the others look like one that nobody has."""
+@lru_cache(maxsize=4096)
+def _has(name: str, letter: str) -> bool:
+    """Whether a font has a character: those it lacks look like one that nobody has."""
     face = _open(name, 16)
-
-    def draw(letter: str) -> bytes:
-        return bytes(face.getmask(letter))  # pyright: ignore[reportArgumentType]
-
-    box = draw("\U0010ffff")
-    return sum(draw(letter) != box for letter in letters)
+    drawn, box = (
+        bytes(face.getmask(one))  # pyright: ignore[reportArgumentType]
+        for one in (letter, "\U0010ffff")
+    )
+    return drawn != box
 
 
 def _text_size(width: int) -> int:
@@ -264,7 +301,7 @@ def _text_size(width: int) -> int:
 def _caption(text: str, width: int) -> Picture:
     size = _text_size(width)
     strip = Image.new("RGB", (width, round(size * 1.6)), PAPER)
-    ImageDraw.Draw(strip).text((1, size * 0.7), text, INK, font(text, size), anchor="lm")
+    write(ImageDraw.Draw(strip), (1, size * 0.7), text, size, anchor="lm")
     return np.asarray(strip)
 
 

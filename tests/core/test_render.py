@@ -69,7 +69,7 @@ def test_whatever_a_legend_writes_its_font_can_write(monkeypatch, name):
     monkeypatch.setattr(render.ImageDraw.ImageDraw, "text", note)
     here_and_absent = territories([[0, 0], [0, 0]], f"{name}, not {name}", Grid.of_latent(4, 4))
     render.legend(here_and_absent, 0, 256)
-    assert len(written) == 2
+    assert "".join(text for text, _ in written) == f"{name} 100%not {name} -"
     if all(lacks(render._open(font, 20), name) for font in render._found()):
         pytest.skip("no font for this script on this machine")
     assert not any(lacks(font, text) for text, font in written)
@@ -107,11 +107,31 @@ def test_a_font_is_chosen_for_each_label_by_what_it_has_not_by_its_place(monkeyp
     faces = {"": Face("sun"), "first": Face("sunнебо"), "second": Face("天🎈"), "third": Face("天")}
     monkeypatch.setattr(render, "_found", lambda: tuple(faces))
     monkeypatch.setattr(render, "_open", lambda name, size: faces[name])
-    render.font.cache_clear()
+    render._has.cache_clear()
     expected = {"sun": "", "небо": "first", "天": "second", "🎈\ufe0f": "second", "天 sun": ""}
     found = {text: render.font(text, 20) for text in expected}
-    render.font.cache_clear()
+    render._has.cache_clear()
     assert found == {text: faces[name] for text, name in expected.items()}
+
+
+def test_a_label_of_two_scripts_is_written_in_two_fonts_side_by_side(monkeypatch):
+    script = next(
+        (name for name in render._found() if name and not lacks(render._open(name, 20), "日本")),
+        None,
+    )
+    if script is None:
+        pytest.skip("no font for this script on this machine")
+    monkeypatch.setattr(render, "_has", lambda name, one: (one in "日本の空") == (name == script))
+    monkeypatch.setattr(render, "_found", lambda: ("", script))
+    render._parts.cache_clear()
+    try:
+        parts = render._parts("日本の空 45%", 20)
+        assert [text for text, _ in parts] == ["日本の空 ", "45%"]
+        one, other = (render._open(name, 20) for name in (script, ""))
+        expected = one.getlength("日本の空 ") + other.getlength("45%")
+        assert render.length("日本の空 45%", 20) == pytest.approx(expected)
+    finally:
+        render._parts.cache_clear()
 
 
 def test_a_font_that_this_system_lacks_does_no_harm(monkeypatch):
