@@ -401,11 +401,11 @@ def test_a_picture_that_exists_is_looked_at_up_to_the_last_block_of_interest(tin
     with torch.inference_mode():
         found, shorter, again = (
             locate(tiny.model(), tiny.clip(), Halves(tiny), picture,
-                   RecordSpec(parse(CONCEPTS), blocks=blocks), LocateSpec())
+                   RecordSpec(parse(CONCEPTS), blocks=blocks), LocateSpec(noise=(0.4, 0.7)))
             for blocks in ("all", "first 2", "all")
         )  # fmt: skip
     assert found.grid.size == (70, 100)
-    assert found.scores.shape == (2 * found.grid.time.frames, 1, 3, 3, found.grid.y, found.grid.x)
+    assert found.scores.shape == (2 * found.grid.time.frames, 2, 3, 3, found.grid.y, found.grid.x)
     assert torch.equal(found.scores[:, :, :2], shorter.scores)
     assert torch.equal(found.scores, again.scores)
     assert found.scores.std() > 1e-3

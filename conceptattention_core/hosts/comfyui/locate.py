@@ -56,8 +56,11 @@ def locate(
     guider.set_cfg(1.0)
     bar = comfy.utils.ProgressBar(how.looks)
     glance = Glance(how, looked=lambda: bar.update(1))
-    levels = torch.tensor([*how.noise, 0.0])
-    guider.sample(torch.zeros_like(latent), latent, glance, levels, seed=how.seed)
+    levels = how.noise
+    if not is_flow(model.get_model_object("model_sampling")):
+        levels = map(noise_ratio, levels)
+    sigmas = torch.tensor([*levels, 0.0])
+    guider.sample(torch.zeros_like(latent), latent, glance, sigmas, seed=how.seed)
     (recording,) = heard
     if isinstance(recording, Silence):
         raise ConceptAttentionError(recording.reason)
@@ -87,6 +90,11 @@ def encode_caption(clip: Any, caption: str) -> list[list[Any]]:
     return encoded
 
 
+def is_flow(sampling: Any) -> bool:
+    """Whether the sigmas of a model are noise levels; otherwise they are ratios of noise."""
+    return isinstance(sampling, CONST)
+
+
 class Glance(comfy.samplers.Sampler):
     """A sampler that calls the model at each look of `how` and leaves the picture as it is."""
 
@@ -97,12 +105,10 @@ class Glance(comfy.samplers.Sampler):
         sampling = model_wrap.inner_model.model_sampling
         for place, level, own_noise in draw_looks(self.how, latent_image):
             throw_exception_if_processing_interrupted()
-            if isinstance(sampling, CONST):  # rectified flow, whose sigmas are noise levels
-                sigma = sigmas[place]
-                noisy = sampling.noise_scaling(sigma, own_noise, latent_image, False)
-            else:  # CogVideoX, which is given x_t as it is: with sigma times as much noise
-                sigma = sigmas.new_tensor(noise_ratio(level))
+            if is_flow(sampling):
+                noisy = sampling.noise_scaling(sigmas[place], own_noise, latent_image, False)
+            else:  # CogVideoX, which is given x_t as it is
                 noisy = blend_at_unit_variance(latent_image, own_noise, level)
-            model_wrap(noisy, sigma.expand(len(noisy)), **extra_args)
+            model_wrap(noisy, sigmas[place].expand(len(noisy)), **extra_args)
             self.looked()
         return latent_image
