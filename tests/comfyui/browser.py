@@ -31,7 +31,8 @@ RUN_SECONDS = 180
 @contextmanager
 def opened(server: Any, browser: Any) -> Iterator[Any]:
     """ComfyUI's page, ready to use, as playwright's Page."""
-    server.settings(Comfy__TutorialCompleted=True)  # otherwise a tutorial covers the canvas
+    # what would cover the canvas: a tutorial, and a map in the corner that comes when it likes
+    server.settings(Comfy__TutorialCompleted=True, Comfy__Minimap__Visible=False)
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
     context.set_default_timeout(120_000)  # busy machines; nothing here waits without need
     page = context.new_page()
