@@ -13,10 +13,15 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.attention import ATTEND, Method
+from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui import families, rerun
+from conceptattention.conceptattention_core.hosts.comfyui.locate import locate
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
+from conceptattention.conceptattention_core.locating import LocateSpec
+from conceptattention.conceptattention_core.recording import RecordSpec
 from torch import Tensor
 
+from .test_laws import Halves
 from .tiny import HERE, TINY, Tiny, with_attention_override, with_block_patch
 
 ALONE = ["Flux.1", "Chroma", "Hunyuan Video and Image", "Mage-Flow", "JoyImage"]
@@ -62,6 +67,22 @@ def test_a_stranger_is_looked_at_in_every_way_but_one(tiny, spec, forget):
     expected = hear(tiny, **spec)
     forget()
     assert_alike(hear(tiny, **spec), expected)
+
+
+# The slow path takes every latent for one of pictures, of which eight pixels are a cell.
+@pytest.mark.parametrize("tiny", ["Flux.1", "Chroma"], indirect=True)
+def test_through_a_stranger_a_picture_is_looked_at_as_through_its_family(tiny, forget):
+    picture = torch.rand(2, 70, 100, 3, generator=torch.Generator().manual_seed(0))
+
+    def look() -> Tensor:
+        spec = RecordSpec(parse("cat, red dog, sky"), blocks="first 2")
+        with torch.inference_mode():
+            parts = tiny.model(), tiny.clip(), Halves(tiny)
+            return locate(*parts, picture, spec, LocateSpec()).scores
+
+    expected = look()
+    forget()
+    assert_alike(look(), expected)
 
 
 @pytest.mark.parametrize("tiny", NUMBERED, indirect=True)
