@@ -133,6 +133,9 @@ def test_recording_changes_nothing_beside_another_pack_before_or_after(tiny, oth
         return tiny.sample(model, cfg=3.0)
 
     plain = run(other(tiny, tiny.model()))
+    if other is with_attention_override and not tiny.overridden:
+        assert torch.equal(plain, run(tiny.model()))
+        pytest.skip("this family's attention looks for no other in ComfyUI's place for these")
     assert not torch.equal(plain, run(tiny.model()))
     scores = []
     for model in (
