@@ -37,7 +37,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.qwen_image import Qwen
 from conceptattention.conceptattention_core.hosts.comfyui.sd3 import SD3
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-TEXTS = ["cat", "a red hot-air balloon", "(very:1.5) old man", "空を飛ぶ猫", "user"]
+TEXTS = ["cat", "a red hot-air balloon", "(very:1.5) old man", "空を飛ぶ猫", "user", "tree"]
 
 
 class Numbered:
@@ -138,7 +138,7 @@ def ideogram4_with_eyes() -> Numbered:
 
 
 def ernie() -> Numbered:
-    """Mistral's words come with its weights; these are bytes."""
+    """Mistral's words come with its weights; these are bytes, so that "tree" ends in one twice."""
     ministral = pytest.importorskip("comfy.text_encoders.ernie")
     letters = (base64.b64encode(bytes([n])).decode() for n in range(256))
     words = {
