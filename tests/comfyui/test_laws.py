@@ -862,3 +862,15 @@ def test_a_concept_longer_than_the_prompt_stands_at_its_start():
     assert positions.shape[1] == 35 + 2
     expected = positions[:, [35, 35, 36]].movedim(2, 1)
     assert torch.equal(ride.turns, expected)
+
+
+def test_as_many_concepts_as_tokens_are_not_taken_for_these():
+    """They go through the layers that are listened to."""
+    if "ERNIE-Image" not in HERE:
+        pytest.skip("this ComfyUI does not have the family")
+    tiny = TINY["ERNIE-Image"]
+    prompt = tiny.prompt(1, tokens=2)
+    model = tiny.recorded("cat, dog, sky, sea, sun, ice")
+    latent = tiny.sample(model, (1, 2, 2), positive=prompt)
+    assert torch.equal(latent, tiny.sample(tiny.model(), (1, 2, 2), positive=prompt))
+    assert STORE.find(latent).scores.shape == (1, 2, 3, 6, 2, 2)
