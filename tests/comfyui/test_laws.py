@@ -136,6 +136,8 @@ def test_recording_changes_nothing_beside_another_pack_before_or_after(tiny, oth
     plain = run(other(tiny, tiny.model()))
     if other is with_attention_override and not tiny.overridden:
         assert torch.equal(plain, run(tiny.model()))
+        heard = [STORE.find(run(m)).scores for m in (tiny.recorded(), other(tiny, tiny.recorded()))]
+        assert torch.equal(*heard)
         pytest.skip("this family's attention looks for no other in ComfyUI's place for these")
     assert not torch.equal(plain, run(tiny.model()))
     scores = []
