@@ -49,15 +49,21 @@ SPECIAL = {  # what other numbers follow from, and how large a picture may be
         "axes_dim_rope": (16, 24, 24),
     },
     "Ideogram 4": {"intermediate_size": 8 * HEADS * HEAD // 3},
+    "ERNIE-Image": {"ffn_hidden_size": 3 * HEADS * HEAD},
     "Krea 2": {"features": HEADS * HEAD, "heads": HEADS},
 }
+
+AXES = (
+    *("axes_dim", "axes_dims", "axes_dims_rope", "rope_axes_dim", "rope_dim_list"),
+    "mrope_section",
+)
 
 
 def grow(value: Any, name: str = "") -> Any:
     """A configuration of the law tests at mid size, by what its numbers are."""
     if isinstance(value, dict):
         return {key: grow(item, key) for key, item in value.items()}
-    if name in ("axes_dim", "axes_dims", "axes_dims_rope", "rope_dim_list", "mrope_section"):
+    if name in AXES:
         return type(value)(n * HEAD // TINY_HEAD for n in value)
     if value == TINY_HEADS and "heads" in name:
         return HEADS

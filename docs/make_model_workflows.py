@@ -20,6 +20,7 @@ HUNYUAN_15 = f"{COMFY}HunyuanVideo_1.5_repackaged{SPLIT}"
 JOY = f"{COMFY}JoyAI-Image-Edit/resolve/main/"
 HIDREAM = f"{COMFY}HiDream-I1_ComfyUI{SPLIT}"
 BOOGU = f"{COMFY}Boogu-Image/resolve/main/"
+ERNIE = f"{COMFY}ERNIE-Image/resolve/main/"
 OMNIGEN2 = f"{COMFY}Omnigen2_ComfyUI_repackaged{SPLIT}"
 AE = ("ae.safetensors", f"{COMFY}Lumina_Image_2.0_Repackaged{SPLIT}vae/")
 PIXELS = ("pixel_space", "")  # no file: what is noised is the picture itself
@@ -278,6 +279,13 @@ MODELS = [
             "ideogram4_unconditional_fp8_scaled.safetensors",
             f"{COMFY}Ideogram-4/resolve/main/diffusion_models/",
         ),
+    ),
+    Model(
+        "ERNIE-Image", "ernie_image",
+        ("ernie-image.safetensors", f"{ERNIE}diffusion_models/"),
+        (("ministral-3-3b.safetensors", f"{ERNIE}text_encoders/"),),
+        ("flux2-vae.safetensors", f"{ERNIE}vae/"),
+        kind="flux2", cfg=4.0, empty="EmptyFlux2LatentImage",
     ),
     Model(
         "Krea 2", "krea2",

@@ -1,6 +1,7 @@
 """The laws of recording, for every family, on real models of ComfyUI at toy size."""
 
 import gc
+import importlib
 import tracemalloc
 from dataclasses import fields, replace
 from functools import partial
@@ -13,7 +14,7 @@ import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Method
+from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Method, step
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui import patch
 from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES, find
@@ -133,6 +134,11 @@ def test_recording_changes_nothing_beside_another_pack_before_or_after(tiny, oth
         return tiny.sample(model, cfg=3.0)
 
     plain = run(other(tiny, tiny.model()))
+    if other is with_attention_override and not tiny.overridden:
+        assert torch.equal(plain, run(tiny.model()))
+        heard = [STORE.find(run(m)).scores for m in (tiny.recorded(), other(tiny, tiny.recorded()))]
+        assert torch.equal(*heard)
+        pytest.skip("this family's attention looks for no other in ComfyUI's place for these")
     assert not torch.equal(plain, run(tiny.model()))
     scores = []
     for model in (
@@ -811,3 +817,62 @@ def test_beside_a_picture_to_edit_only_the_picture_itself_is_heard(w):
     found = STORE.find(edited)
     own = STORE.find(wide).scores[..., : found.grid.x]
     torch.testing.assert_close(found.scores, own, rtol=1e-5, atol=1e-5)
+
+
+# --- ERNIE-Image: what its attention is given is put together from its projections ----------------
+
+
+def test_of_projections_the_same_is_made_as_by_the_attention_itself(monkeypatch):
+    if "ERNIE-Image" not in HERE:
+        pytest.skip("this ComfyUI does not have the family")
+    tiny = TINY["ERNIE-Image"]
+    module = importlib.import_module("comfy.ldm.ernie.model")
+    attention = module.optimized_attention
+    given, heard = [], []
+
+    def listen(q, k, v, heads, **how):
+        out = attention(q, k, v, heads, **how)
+        given.append([x[:, : 5 * 7].clone() for x in (q, k, v, out)])
+        return out
+
+    def keep(block, concepts, image, *rest):
+        q, k, v = (
+            x.transpose(1, 2).flatten(2) for x in (image.queries(), image.keys, image.values)
+        )
+        heard.append([q, k, v, image.outputs])
+        return step(block, concepts, image, *rest)
+
+    monkeypatch.setattr(module, "optimized_attention", listen)
+    monkeypatch.setattr(f"{Forward.__module__}.step", keep)
+    tiny.sample(tiny.recorded(), (2, 5, 7), steps=1)
+    assert len(heard) == len(given) == 3
+    for own, expected in zip(heard, given, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_concept_longer_than_the_prompt_stands_at_its_start():
+    if "ERNIE-Image" not in HERE:
+        pytest.skip("this ComfyUI does not have the family")
+    tiny = TINY["ERNIE-Image"]
+    network = tiny.model().model.diffusion_model
+    family, witness = find(network), Witness(tiny, b=1)
+    tiny.sample(witness.on(tiny.model()), (1, 5, 7), steps=1, positive=tiny.prompt(1, tokens=2))
+    (rows,) = family.embed(tiny.clip(), ["very red dog"])
+    positions = witness.args[0]["pe"]
+    ride = family.enter(network, rows, witness.args[0], {})
+    assert positions.shape[1] == 35 + 2
+    expected = positions[:, [35, 35, 36]].movedim(2, 1)
+    assert torch.equal(ride.turns, expected)
+
+
+def test_as_many_concepts_as_tokens_are_not_taken_for_these():
+    """They go through the layers that are listened to."""
+    if "ERNIE-Image" not in HERE:
+        pytest.skip("this ComfyUI does not have the family")
+    tiny = TINY["ERNIE-Image"]
+    prompt = tiny.prompt(1, tokens=2)
+    model = tiny.recorded("cat, dog, sky, sea, sun, ice")
+    latent = tiny.sample(model, (1, 2, 2), positive=prompt)
+    assert torch.equal(latent, tiny.sample(tiny.model(), (1, 2, 2), positive=prompt))
+    assert STORE.find(latent).scores.shape == (1, 2, 3, 6, 2, 2)

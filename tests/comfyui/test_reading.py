@@ -1,6 +1,8 @@
 """Which tokens of a text are a concept's own, by ComfyUI's real tokenizers."""
 
+import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.hosts.comfyui.auraflow import AuraFlow
 from conceptattention.conceptattention_core.hosts.comfyui.boogu import Boogu
 from conceptattention.conceptattention_core.hosts.comfyui.chroma import Chroma
+from conceptattention.conceptattention_core.hosts.comfyui.ernie import Ernie
 from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
 from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
 from conceptattention.conceptattention_core.hosts.comfyui.hidream import HiDream
@@ -34,7 +37,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.qwen_image import Qwen
 from conceptattention.conceptattention_core.hosts.comfyui.sd3 import SD3
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-TEXTS = ["cat", "a red hot-air balloon", "(very:1.5) old man", "空を飛ぶ猫", "user"]
+TEXTS = ["cat", "a red hot-air balloon", "(very:1.5) old man", "空を飛ぶ猫", "user", "tree"]
 
 
 class Numbered:
@@ -134,6 +137,23 @@ def ideogram4_with_eyes() -> Numbered:
     return Numbered(ideogram.Ideogram4Qwen3VLTokenizer(), "qwen3vl_8b")
 
 
+def ernie() -> Numbered:
+    """Mistral's words come with its weights; these are bytes, so that "tree" ends in one twice."""
+    ministral = pytest.importorskip("comfy.text_encoders.ernie")
+    letters = (base64.b64encode(bytes([n])).decode() for n in range(256))
+    words = {
+        "config": {"default_num_special_tokens": 3, "default_vocab_size": 259},
+        "vocab": [{"rank": n, "token_bytes": letter} for n, letter in enumerate(letters)],
+        "special_tokens": [
+            {"rank": n, "token_str": name} for n, name in enumerate(("<unk>", "<s>", "</s>"))
+        ],
+    }
+    data = {
+        "tekken_model": torch.frombuffer(bytearray(json.dumps(words), "utf8"), dtype=torch.uint8)
+    }
+    return Numbered(ministral.ErnieTokenizer(tokenizer_data=data), "ministral3_3b")
+
+
 def krea2() -> Numbered:
     krea = pytest.importorskip("comfy.text_encoders.krea2")
     return Numbered(krea.Krea2Tokenizer(), "qwen3vl_4b", dropped=34)
@@ -166,6 +186,7 @@ READERS = {
     "Boogu": (Boogu(), boogu),
     "Ideogram 4": (Ideogram4(), ideogram4),
     "Ideogram 4, Qwen3-VL": (Ideogram4(), ideogram4_with_eyes),
+    "ERNIE-Image": (Ernie(), ernie),
     "Krea 2": (Krea2(), krea2),
 }
 
@@ -186,7 +207,7 @@ def test_a_concept_is_its_own_tokens(name):
     "name",
     [
         *("Qwen-Image", "Klein", "PixelDiT", "Lens", "Lumina 2", "Z-Image", "OmniGen2", "Boogu"),
-        *("Ideogram 4", "Ideogram 4, Qwen3-VL"),
+        *("Ideogram 4", "Ideogram 4, Qwen3-VL", "ERNIE-Image"),
     ],
 )
 def test_a_concept_stands_where_it_stands_in_the_template(name):

@@ -11,6 +11,7 @@ from .auraflow import AuraFlow
 from .boogu import Boogu
 from .chroma import Chroma
 from .cogvideox import CogVideoX
+from .ernie import Ernie
 from .family import Family
 from .flux import Flux
 from .flux2 import Flux2
@@ -49,6 +50,7 @@ FAMILIES: list[Family] = [
     OmniGen2(),
     Boogu(),
     Ideogram4(),
+    Ernie(),
     Krea2(),
     PixelDiT(),
     HiDream(),

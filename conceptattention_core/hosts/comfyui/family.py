@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from ...attention import JointBlock
+from ...attention import ImageVectors, JointBlock
 from ...recording import Grid
 
 Places = slice | Tensor
@@ -40,6 +40,17 @@ class Ride(Protocol):
         ...
 
 
+class RideByProjections(Ride, Protocol):
+    """The same in a family that names the `attention` of its blocks."""
+
+    def image(
+        self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor, image: Places
+    ) -> ImageVectors:
+        """The image side of a block, from what its attention projected and gave, all
+        `b p (head d)`."""
+        ...
+
+
 class Family(ABC):
     name: ClassVar[str]
 
@@ -54,6 +65,12 @@ class Family(ABC):
     @abstractmethod
     def blocks(self, model: Any) -> Sequence[nn.Module]:
         """The joint-attention blocks."""
+
+    def attention(self, block: Any) -> Any | None:
+        """A block's attention with to_q, to_k, to_v and to_out, in a family with `arguments` that
+        looks for no other in ComfyUI's place for these: it is listened to by its projections.
+        """
+        return None
 
     @abstractmethod
     def grid(self, model: Any, h: int, w: int, latents: int = 1) -> Grid:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...classes import is_a
 from ...recording import Grid
 from .family import Family, Layout, Places
-from .positions import place, turns_of, unplace
+from .positions import in_halves, in_pairs, place, turns_of, unplace
 from .reading import read_template
 
 if TYPE_CHECKING:  # ComfyUI 0.3.64 does not have it
@@ -88,7 +88,7 @@ class IdeogramRide:
         return IdeogramBlock(block, *modulation, turns=self.turns)
 
     def unplaced(self, queries: Tensor, image: Places) -> Tensor:
-        return _in_halves(unplace(_in_pairs(queries), self.positions[:, :, image]))
+        return in_halves(unplace(in_pairs(queries), self.positions[:, :, image]))
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class IdeogramBlock:
         return own.norm_q(q), own.norm_k(k), v
 
     def place(self, heads: Tensor) -> Tensor:
-        return _in_halves(place(_in_pairs(heads), self.turns))
+        return in_halves(place(in_pairs(heads), self.turns))
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
         attended = self.block.attention_norm2(self.block.attention.o(attended))
@@ -121,12 +121,3 @@ class IdeogramBlock:
         modulated = self.block.ffn_norm1(concepts) * (1 + self.scale_mlp)
         hidden = self.block.ffn_norm2(self.block.feed_forward(modulated))
         return concepts + self.gate_mlp.tanh() * hidden
-
-
-def _in_pairs(heads: Tensor) -> Tensor:
-    """Heads whose first half is turned with their second, with each pair side by side."""
-    return rearrange(heads, "b head n (two d) -> b head n (d two)", two=2)
-
-
-def _in_halves(heads: Tensor) -> Tensor:
-    return rearrange(heads, "b head n (d two) -> b head n (two d)", two=2)

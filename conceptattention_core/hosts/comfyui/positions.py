@@ -19,6 +19,16 @@ def unplace(heads: Tensor, turns: Tensor) -> Tensor:
     return place(heads, rearrange(turns, "b one n d i j -> b one n d j i"))
 
 
+def in_pairs(heads: Tensor) -> Tensor:
+    """Heads whose first half is turned with their second, with each pair side by side."""
+    return rearrange(heads, "b head n (two d) -> b head n (d two)", two=2)
+
+
+def in_halves(heads: Tensor) -> Tensor:
+    """The other way about."""
+    return rearrange(heads, "b head n (d two) -> b head n (two d)", two=2)
+
+
 def turns_of_waves(cosine: Tensor, sine: Tensor) -> Tensor:
     """Positions `1 1 n d/2 2 2` of cosines and sines `n d`, each told twice in a row."""
     cosine, sine = cosine[:, ::2], sine[:, ::2]

@@ -114,8 +114,9 @@ def _is(token: tuple, number: int) -> bool:
 def _span(tokens: Tokens, empty: Tokens) -> range:
     """What stands between the beginning and the end that a text shares with the empty one."""
     ids, template = ([_known(token) for token in part] for part in (tokens, empty))
-    # padding fills up to one length, so that its share differs
-    ids_end, template_end = (len(part) - _run(part) for part in (ids, template))
+    ids_end, template_end = len(ids), len(template)
+    if ids[-1] == template[-1]:  # padding fills up to one length, so that its share differs
+        ids_end, template_end = ids_end - _run(ids), template_end - _run(template)
     start = _shared(ids, template, min(ids_end, template_end))
     room = min(ids_end, template_end) - start
     stop = ids_end - _shared(ids[:ids_end][::-1], template[:template_end][::-1], room)

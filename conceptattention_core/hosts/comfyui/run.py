@@ -1,6 +1,6 @@
 """A sampling run that is listened to: born when it starts, gone when it ends."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from threading import Lock
@@ -180,20 +180,34 @@ class Forward:
 
     def step(self, arrived: Arrival, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
         """Take one block, given its joint attention `b head n d`, and what it gave `b n d`."""
-        ride, concepts, patches = self.ride, self.concepts, arrived.layout.patches
+        patches = arrived.layout.patches
+        self._step(
+            arrived,
+            lambda ride: ImageVectors(
+                keys=self.positive(k)[:, :, patches],
+                values=self.positive(v)[:, :, patches],
+                outputs=self.positive(out)[:, patches],
+                unplaced_queries=lambda: ride.unplaced(self.positive(q)[:, :, patches], patches),
+                queries=lambda: self.positive(q)[:, :, patches],
+            ),
+        )
+
+    def step_by_projections(
+        self, arrived: Arrival, q: Tensor, k: Tensor, v: Tensor, out: Tensor
+    ) -> None:
+        """The same, given what its attention projected and gave, all `b n (head d)`."""
+        patches = arrived.layout.patches
+        heard = [self.positive(x)[:, patches] for x in (q, k, v, out)]
+        self._step(arrived, lambda ride: ride.image(arrived.index, *heard, patches))
+
+    def _step(self, arrived: Arrival, image: Callable[[Any], ImageVectors]) -> None:
+        ride, concepts = self.ride, self.concepts
         if arrived.index != self.at or ride is None or concepts is None:
             return
-        image = ImageVectors(
-            keys=self.positive(k)[:, :, patches],
-            values=self.positive(v)[:, :, patches],
-            outputs=self.positive(out)[:, patches],
-            unplaced_queries=lambda: ride.unplaced(self.positive(q)[:, :, patches], patches),
-            queries=lambda: self.positive(q)[:, :, patches],
-        )
         tour = self.run.tour
         with self.run.listening():
             block = ride.block(arrived.index, arrived.told)
-            self.concepts, scores = step(block, concepts, image, self.mean, tour.spec.method)
+            self.concepts, scores = step(block, concepts, image(ride), self.mean, tour.spec.method)
             if arrived.index in tour.blocks:
                 self.scores.append(
                     rearrange(scores, "(chunk b) c p -> chunk b c p", b=self.size).mean(0)

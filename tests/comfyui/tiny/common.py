@@ -127,6 +127,8 @@ class Tiny:
     """around(model, index, patch): how another pack puts a patch around a block."""
     wrapped: bool = True
     """Whether ComfyUI's DIFFUSION_MODEL wrappers are called for it."""
+    overridden: bool = True
+    """Whether another attention in ComfyUI's place for these takes the place of its own."""
     channels: int = 16
     patch: int = 2
     """Latent cells along a side of a patch."""
