@@ -7,7 +7,7 @@ those of the block's own layer, which do not. Text has no positions, and the poo
 HiDream-E1 has the picture to edit at the right of its own, row by row: the columns of both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -50,9 +50,12 @@ class HiDream(Family):
         self, model: HiDreamImageTransformer2DModel, args: dict[str, Any], grid: Grid, ride: Any
     ) -> Layout:
         image = args["img"].shape[1]
+        layout = Layout(image + args["txt"].shape[1], slice(grid.patches))
+        if image == grid.patches:
+            return layout
         numbers = torch.arange(image, device=args["img"].device)
-        own = rearrange(numbers, "(y x) -> y x", y=grid.y)[:, : grid.x]
-        return Layout(image + args["txt"].shape[1], own.flatten())
+        own = rearrange(numbers, "(y x) -> y x", y=grid.y)[:, : grid.x]  # E1
+        return replace(layout, patches=own.flatten())
 
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         tokens = tokenize(clip, words)
