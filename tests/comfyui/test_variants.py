@@ -1,0 +1,204 @@
+"""The other models of a family, and what else a prompt may bring along to a model.
+
+Each is the family's tiny model with what makes the difference: other layers, more channels, a
+prompt that is longer or has pictures or a control network with it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from inspect import signature
+from typing import Any, NamedTuple
+
+import comfy.controlnet
+import comfy.supported_models
+import pytest
+import torch
+from comfy.ldm.chroma_radiance.model import ChromaRadianceParams
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
+from torch import Tensor
+
+from .test_laws import Witness, scores_as_prompt
+from .tiny import HERE, TINY, Tiny
+from .tiny.common import known, random_weights
+
+SIZE = (2, 5, 7)
+
+
+def other(family: str, kind: str | None = None, more: dict | None = None, **sizes) -> Tiny:
+    """A family's tiny model with other sizes; of `more` a version may lack some."""
+    tiny = TINY[family]
+    own = tiny.model().model.model_config
+    known = {name: size for name, size in (more or {}).items() if name in own.unet_config}
+    sizes = {**own.unet_config, **known, **sizes}
+    config = (type(own) if kind is None else getattr(comfy.supported_models, kind))(sizes)
+    config.unet_config = sizes  # some fill in others
+    config.set_inference_dtype(torch.float32, None)
+    made = random_weights(config)
+    return replace(tiny, model=lambda: made)
+
+
+def with_prompt(tiny: Tiny, **more: Any) -> Tiny:
+    """Every prompt brings this along."""
+    return replace(tiny, prompt=partial(tiny.prompt, **more))
+
+
+def picture(tiny: Tiny) -> Tensor:
+    return tiny.latent(1, *SIZE[1:], seed=8)
+
+
+def fill() -> Tiny:
+    tiny = other("Flux.1", "FluxInpaint", in_channels=16 + 16 + 64)
+    mask = torch.ones(1, 1, SIZE[1] * 8, SIZE[2] * 8)
+    mask[..., :20, :30] = 0
+    return with_prompt(tiny, concat_latent_image=picture(tiny), concat_mask=mask)
+
+
+def control_lora() -> Tiny:
+    tiny = other("Flux.1", in_channels=16 + 16)
+    return with_prompt(tiny, concat_latent_image=picture(tiny))
+
+
+def radiance() -> Tiny:
+    tiny = other(
+        "Chroma", "ChromaRadiance", image_model="chroma_radiance", in_channels=3, out_channels=3,
+        patch_size=2, nerf_hidden_size=8, nerf_mlp_ratio=2, nerf_depth=1, nerf_max_freqs=4,
+        nerf_tile_size=0, nerf_final_head_type="conv", nerf_embedder_dtype=torch.float32,
+        **known({"use_x0": False, "use_sequential_txt_ids": False}, ChromaRadianceParams),
+    )  # fmt: skip
+    return replace(tiny, channels=3, scale=1)
+
+
+class Residuals(comfy.controlnet.ControlBase):
+    """A control network's answer: something to add to the picture after each block."""
+
+    def __init__(self, width: int, where: str):
+        super().__init__()
+        self.width, self.where = width, where
+
+    def get_control(self, x_noisy, t, cond, batched_number, *rest) -> dict[str, list[Tensor]]:
+        patches = -(-x_noisy.shape[-2] // 2) * -(-x_noisy.shape[-1] // 2)
+        generator = torch.Generator().manual_seed(0)
+        shape = (3, len(x_noisy), patches, self.width)
+        return {
+            "input": [],
+            "output": [],
+            self.where: list(torch.randn(shape, generator=generator)),
+        }
+
+    def copy(self) -> "Residuals":
+        return Residuals(self.width, self.where)
+
+
+def controlled(family: str, width: int, where: str) -> Tiny:
+    return with_prompt(TINY[family], control=Residuals(width, where))
+
+
+def hunyuan(kind: str = "HunyuanVideo", **sizes: Any) -> Tiny:
+    """Without what 1.5 has to tell kinds of text apart."""
+    more = {"use_cond_type_embedding": False}
+    return other("Hunyuan Video and Image", kind, more, **sizes)
+
+
+def hunyuan_image() -> Tiny:
+    tiny = hunyuan("HunyuanImage21", patch_size=[1, 1], axes_dim=[8, 8], vec_in_dim=None)
+    return replace(tiny, frames=0, scale=32)
+
+
+def cogvideox_2b() -> Tiny:
+    tiny = other("CogVideoX", use_rotary_positional_embeddings=False)
+    return replace(tiny, as_text=lambda *call: {**tiny.as_text(*call), "pe": None})
+
+
+def has_layers() -> bool:
+    return "use_additional_t_cond" in signature(QwenImageTransformer2DModel).parameters
+
+
+class Variant(NamedTuple):
+    family: str
+    make: Callable[[], Tiny]
+    even: bool = False  # ComfyUI itself cannot do odd sides
+    is_here: Callable[[], bool] = lambda: True
+
+
+VARIANTS = {
+    "Flux.1 schnell": Variant(
+        "Flux.1", lambda: other("Flux.1", "FluxSchnell", guidance_embed=False)
+    ),
+    "Flux.1 Fill": Variant("Flux.1", fill),
+    "Flux.1 with a control LoRA": Variant("Flux.1", control_lora),
+    "Flux.1 with Redux": Variant("Flux.1", lambda: with_prompt(TINY["Flux.1"], tokens=5 + 9)),
+    "Flux.1 with ControlNet": Variant("Flux.1", lambda: controlled("Flux.1", 48, "input")),
+    "Chroma with ControlNet": Variant("Chroma", lambda: controlled("Chroma", 48, "input")),
+    "SD3 with ControlNet": Variant("SD3", lambda: controlled("SD3", 128, "output")),
+    "Qwen-Image with ControlNet": Variant(
+        "Qwen-Image", lambda: controlled("Qwen-Image", 48, "input")
+    ),
+    "Chroma Radiance": Variant("Chroma", radiance),
+    "SD3.5 large": Variant("SD3", lambda: other("SD3", x_block_self_attn_layers=[])),
+    "HunyuanVideo": Variant(
+        "Hunyuan Video and Image",
+        lambda: replace(hunyuan(patch_size=[1, 2, 2]), patch=2, scale=8),
+        even=True,
+    ),
+    "HunyuanImage 2.1": Variant("Hunyuan Video and Image", hunyuan_image),
+    "CogVideoX 2b": Variant("CogVideoX", cogvideox_2b),
+    "CogVideoX 1.5": Variant(
+        "CogVideoX", lambda: replace(other("CogVideoX", patch_size_t=2), frames=4)
+    ),
+    "Qwen-Image-Layered": Variant(
+        "Qwen-Image", lambda: replace(TINY["Qwen-Image"], frames=3), is_here=has_layers
+    ),
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request) -> Variant:
+    asked = VARIANTS[request.param]
+    if asked.family not in HERE or not asked.is_here():
+        pytest.skip("this ComfyUI does not have the model")
+    STORE.clear()
+    return asked
+
+
+def size_of(variant: Variant) -> tuple[int, int, int]:
+    return (2, 6, 8) if variant.even else SIZE
+
+
+def test_recording_changes_nothing_and_records_every_picture(variant):
+    tiny, size = variant.make(), size_of(variant)
+    recorded = tiny.sample(tiny.recorded(), size, cfg=3.0)
+    assert torch.equal(recorded, tiny.sample(tiny.model(), size, cfg=3.0))
+    found = STORE.find(recorded)
+    assert found.scores.shape[:4] == (2 * found.grid.time.frames, 2, 3, 3)
+    assert found.grid.time.latents == max(tiny.frames, 1)
+    assert found.grid.y == -(-size[1] // tiny.patch)
+    assert found.scores.isfinite().all()
+
+
+def test_riding_equals_being_the_prompt(variant):
+    tiny = variant.make()
+    witness = Witness(tiny, b=2)
+    latent = tiny.sample(
+        witness.on(tiny.recorded()), size_of(variant), steps=1, positive=tiny.prompt(1, pooled=0.0)
+    )
+    recording = STORE.find(latent)
+    with torch.inference_mode():
+        words = [["cat"], ["red", "dog"], ["sky"]]
+        expected = scores_as_prompt(tiny, witness, words, "output", recording.grid)
+    assert len(expected) == len(recording.blocks) > 1
+    for index, scores in enumerate(expected):
+        error = (recording.scores[:, 0, index] - scores).abs().max() / scores.abs().max()
+        assert error <= 1e-5, f"block {index}: {error}"
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if "ControlNet" in name])
+def test_what_is_heard_is_the_controlled_picture(name):
+    variant = VARIANTS[name]
+    free, controlled = (
+        STORE.find(tiny.sample(tiny.recorded(), SIZE, steps=1)).scores
+        for tiny in (TINY[variant.family], variant.make())
+    )
+    assert torch.equal(free[:, :, 0], controlled[:, :, 0])  # it comes after the first block
+    assert not torch.allclose(free[:, :, 1], controlled[:, :, 1])
