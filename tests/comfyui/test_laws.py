@@ -207,7 +207,7 @@ def of_rows(value, rows: slice, b: int):
     """The rows of a batch of `b` of what a block was called with."""
     if isinstance(value, Tensor):
         return value[rows].clone() if len(value) == b else value.clone()
-    if isinstance(value, int):
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, (tuple, list)):
         return tuple(of_rows(part, rows, b) for part in value)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from comfy.ldm.chroma_radiance.model import ChromaRadianceParams
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+from conceptattention.conceptattention_core.attention import Method
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from torch import Tensor
 
@@ -106,6 +107,17 @@ def hunyuan_image() -> Tiny:
     return replace(tiny, frames=0, scale=32)
 
 
+def first_frame() -> Tiny:
+    """Image to video: the first frame is given, and has a noise level of its own."""
+    tiny = with_prompt(hunyuan(guidance_embed=False), guiding_frame_index=0)
+
+    def as_text(args: dict, *call: Any) -> dict:
+        levels = ("modulation_dims_img", "modulation_dims_txt")  # which tokens have which
+        return {**tiny.as_text(args, *call), **{name: args[name] for name in levels}}
+
+    return replace(tiny, as_text=as_text)
+
+
 def cogvideox_2b() -> Tiny:
     tiny = other("CogVideoX", use_rotary_positional_embeddings=False)
     return replace(tiny, as_text=lambda *call: {**tiny.as_text(*call), "pe": None})
@@ -118,7 +130,8 @@ def has_layers() -> bool:
 class Variant(NamedTuple):
     family: str
     make: Callable[[], Tiny]
-    even: bool = False  # ComfyUI itself cannot do odd sides
+    size: tuple[int, int, int] = SIZE
+    cfg: float = 3.0
     is_here: Callable[[], bool] = lambda: True
 
 
@@ -140,9 +153,15 @@ VARIANTS = {
     "HunyuanVideo": Variant(
         "Hunyuan Video and Image",
         lambda: replace(hunyuan(patch_size=[1, 2, 2]), patch=2, scale=8),
-        even=True,
+        size=(2, 6, 8),  # ComfyUI itself does no odd sides
     ),
     "HunyuanImage 2.1": Variant("Hunyuan Video and Image", hunyuan_image),
+    "HunyuanVideo, its first frame given": Variant(
+        "Hunyuan Video and Image",
+        first_frame,
+        size=(1, 5, 7),
+        cfg=1.0,  # 0.3.64: one at a time
+    ),
     "CogVideoX 2b": Variant("CogVideoX", cogvideox_2b),
     "CogVideoX 1.5": Variant(
         "CogVideoX", lambda: replace(other("CogVideoX", patch_size_t=2), frames=4)
@@ -162,26 +181,25 @@ def variant(request) -> Variant:
     return asked
 
 
-def size_of(variant: Variant) -> tuple[int, int, int]:
-    return (2, 6, 8) if variant.even else SIZE
-
-
 def test_recording_changes_nothing_and_records_every_picture(variant):
-    tiny, size = variant.make(), size_of(variant)
-    recorded = tiny.sample(tiny.recorded(), size, cfg=3.0)
-    assert torch.equal(recorded, tiny.sample(tiny.model(), size, cfg=3.0))
+    tiny, (b, h, _) = variant.make(), variant.size
+    recorded, plain = (
+        tiny.sample(model, variant.size, cfg=variant.cfg)
+        for model in (tiny.recorded(), tiny.model())
+    )
+    assert torch.equal(recorded, plain)
     found = STORE.find(recorded)
-    assert found.scores.shape[:4] == (2 * found.grid.time.frames, 2, 3, 3)
+    assert found.scores.shape[:4] == (b * found.grid.time.frames, 2, 3, 3)
     assert found.grid.time.latents == max(tiny.frames, 1)
-    assert found.grid.y == -(-size[1] // tiny.patch)
+    assert found.grid.y == -(-h // tiny.patch)
     assert found.scores.isfinite().all()
 
 
 def test_riding_equals_being_the_prompt(variant):
     tiny = variant.make()
-    witness = Witness(tiny, b=2)
+    witness = Witness(tiny, b=variant.size[0])
     latent = tiny.sample(
-        witness.on(tiny.recorded()), size_of(variant), steps=1, positive=tiny.prompt(1, pooled=0.0)
+        witness.on(tiny.recorded()), variant.size, steps=1, positive=tiny.prompt(1, pooled=0.0)
     )
     recording = STORE.find(latent)
     with torch.inference_mode():
@@ -191,6 +209,20 @@ def test_riding_equals_being_the_prompt(variant):
     for index, scores in enumerate(expected):
         error = (recording.scores[:, 0, index] - scores).abs().max() / scores.abs().max()
         assert error <= 1e-5, f"block {index}: {error}"
+
+
+def test_a_picture_that_comes_before_the_video_is_not_in_its_maps():
+    """Image to video, the older way, which ComfyUI does for one video at a time."""
+    tiny, size, scores = TINY["Hunyuan Video and Image"], (1, *SIZE[1:]), []
+    STORE.clear()
+    for seed in (8, 9):
+        before = replace(tiny, frames=1).latent(1, *SIZE[1:], seed=seed)
+        told = with_prompt(tiny, ref_latent=before)
+        recorded = told.sample(told.recorded(method=Method("nothing", "value")), size, steps=1)
+        assert torch.equal(recorded, told.sample(told.model(), size, steps=1))
+        scores.append(STORE.find(recorded).scores[:, :, 0])
+    # in the first block, values of the video's own patches have not seen it yet
+    assert torch.equal(*scores)
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if "ControlNet" in name])
