@@ -103,8 +103,11 @@ def hunyuan(kind: str = "HunyuanVideo", **sizes: Any) -> Tiny:
 
 
 def hunyuan_image() -> Tiny:
-    tiny = hunyuan("HunyuanImage21", patch_size=[1, 1], axes_dim=[8, 8], vec_in_dim=None)
-    return replace(tiny, frames=0, scale=32)
+    """It reads what is to be written in a picture apart, and joins it to the text."""
+    sizes = {"patch_size": [1, 1], "axes_dim": [8, 8], "vec_in_dim": None, "byt5": True}
+    tiny = replace(hunyuan("HunyuanImage21", **sizes), frames=0, scale=32)
+    letters = torch.randn(1, 4, 1472, generator=torch.Generator().manual_seed(0))
+    return with_prompt(tiny, conditioning_byt5small=letters)
 
 
 def first_frame() -> Tiny:
@@ -223,6 +226,13 @@ def test_a_picture_that_comes_before_the_video_is_not_in_its_maps():
         scores.append(STORE.find(recorded).scores[:, :, 0])
     # in the first block, values of the video's own patches have not seen it yet
     assert torch.equal(*scores)
+
+
+def test_letters_to_be_written_come_to_the_text():
+    witness = Witness(hunyuan_image(), b=2)
+    tiny = witness.tiny
+    tiny.sample(witness.on(tiny.model()), SIZE, steps=1, positive=tiny.prompt(1, tokens=5))
+    assert witness.args[0]["txt"].shape[1] == 5 + 4
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if "ControlNet" in name])
