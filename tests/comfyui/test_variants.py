@@ -31,8 +31,8 @@ def other(family: str, kind: str | None = None, more: dict | None = None, **size
     """A family's tiny model with other sizes; of `more` a version may lack some."""
     tiny = TINY[family]
     own = tiny.model().model.model_config
-    known = {name: size for name, size in (more or {}).items() if name in own.unet_config}
-    sizes = {**own.unet_config, **known, **sizes}
+    there = {name: size for name, size in (more or {}).items() if name in own.unet_config}
+    sizes = {**own.unet_config, **there, **sizes}
     config = (type(own) if kind is None else getattr(comfy.supported_models, kind))(sizes)
     config.unet_config = sizes  # some fill in others
     config.set_inference_dtype(torch.float32, None)
