@@ -38,6 +38,8 @@ def opened(server: Any, browser: Any) -> Iterator[Any]:
     page = context.new_page()
     page.goto(server.url)
     page.wait_for_function("window.app && window.app.vueAppReady")
+    # it opens a workflow of its own; another that is dropped meanwhile may leave it covered
+    page.wait_for_function(f"app.graph?.nodes.length && {IDLE}")
     yield page
     context.close()
 

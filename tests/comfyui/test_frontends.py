@@ -13,7 +13,6 @@ from PIL import Image
 
 from ..test_explorer_page import at, bars, close, inside
 from .browser import (
-    IDLE,
     PICTURES,
     command,
     drop,
@@ -85,12 +84,10 @@ def canvas(frontend: str, page: Any) -> Iterator[Any]:
 
 
 def listen(page: Any, frontend: str) -> list[str]:
-    """The errors of a page from now on, once it is ready."""
+    """The errors of a page from now on."""
     setting = page.evaluate("app.extensionManager.setting.settings['Comfy.VueNodes.Enabled']?.type")
     if frontend != "classic" and setting != "boolean":
         pytest.skip("this ComfyUI does not offer Nodes 2.0 yet")
-    # Before it is ready, ComfyUI opens a workflow of its own, and later looks for its models.
-    page.wait_for_function(f"app.graph.nodes.length && {IDLE}")
     complaints: list[str] = []
     page.on("console", lambda said: blames_us(said) and complaints.append(said.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
