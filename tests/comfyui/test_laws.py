@@ -633,6 +633,18 @@ def test_a_hundred_runs_leave_memory_flat(tiny, monkeypatch):
     assert not living(Run, Forward, Recorder)
 
 
+def test_a_call_is_gone_with_its_tensors_as_soon_as_it_is_over(tiny):
+    model = tiny.recorded()
+    tiny.sample(model, (1, 4, 4), steps=1)
+    gc.collect()
+    gc.disable()  # what refers to itself stays until it is collected, and so does its memory
+    try:
+        tiny.sample(model, (1, 4, 4), steps=1)
+        assert not [thing for thing in gc.get_objects() if type(thing) in (Run, Forward, Recorder)]
+    finally:
+        gc.enable()
+
+
 # --- What cannot be recorded ----------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ Here the families are forgotten, so that their own tiny models are strangers. Wh
 held against what the family hears, which the laws hold against the model itself.
 """
 
+import gc
 import importlib
 from collections.abc import Callable
 
@@ -162,6 +163,24 @@ def test_memory_that_runs_out_is_for_comfyui_to_deal_with(tiny, forget, monkeypa
     monkeypatch.setattr(rerun, "project", runs_out)
     with pytest.raises(comfy.model_management.OOM_EXCEPTION):
         tiny.sample(tiny.recorded())
+
+
+@pytest.mark.parametrize("tiny", ["Flux.1"], indirect=True)
+def test_what_a_call_needed_is_gone_as_soon_as_it_is_over(tiny, forget):
+    forget()
+
+    def tensors_after_a_run() -> int:
+        tiny.sample(model, seed=1)  # the same again, so that as much is filed
+        return sum(type(thing) is Tensor for thing in gc.get_objects())
+
+    model = tiny.recorded()
+    tensors_after_a_run()
+    gc.collect()
+    gc.disable()  # what refers to itself stays until it is collected
+    try:
+        assert tensors_after_a_run() == tensors_after_a_run()
+    finally:
+        gc.enable()
 
 
 class TwoReaders(TINY["Flux.1"].clip):

@@ -9,8 +9,7 @@ read.
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +23,7 @@ from ...ranges import select
 from ...recording import Recording, RecordSpec, board
 from .blocks import hook_blocks, patch_blocks
 from .families import find
-from .run import POSITIVE, Forward, Run, Tour
+from .run import Call, Forward, Run, Tour
 from .store import STORE, Silence
 
 if TYPE_CHECKING:  # it draws; recording needs no OpenCV
@@ -119,7 +118,7 @@ def _around_model(
     options = dict(transformer_options or {})
     run = options.get(KEY)
     kinds = options.get("cond_or_uncond", [])
-    chunks = [] if run is None else run.positive(kinds, options.get("uuids", []))
+    chunks = [] if run is None else run.find_positive(kinds, options.get("uuids", []))
     if run is None or not chunks:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
     network = executor.class_obj.diffusion_model
@@ -128,9 +127,9 @@ def _around_model(
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
     # what ComfyUI tells the network of the noise level
     timesteps = executor.class_obj.model_sampling.timestep(t).float()
-    forward = Forward(run, network, shown, len(x), chunks, {**conds, "timesteps": timesteps})
-    given = {**conds, "x": x, "t": t, "c_concat": c_concat}
-    forward.conds["again"] = partial(_call_again, executor.original, forward, given, options)
+    given = {**conds, "x": x, "t": t, "c_concat": c_concat, "c_crossattn": c_crossattn}
+    call = Call(executor.original, given, dict(options))
+    forward = Forward(run, network, shown, chunks, call, timesteps)
     with _uncompiled(), ExitStack() as hooks:
         if run.tour.family.arguments:
             hook_blocks(forward, network, hooks)
@@ -142,31 +141,6 @@ def _around_model(
             out = torch.zeros_like(x)
     run.add(forward, options["sigmas"], options["sample_sigmas"])
     return out
-
-
-def _call_again(
-    call: Callable[..., Tensor],
-    forward: Forward,
-    given: dict[str, Any],
-    options: dict[str, Any],
-    text: Tensor,
-    blocks: dict[tuple[str, int], Callable],
-) -> None:
-    """Call the model with `text` (b t n) in place of the positive prompt, and a zero for its pooled
-    vector; `blocks` are all that is patched, and may end the call by `Enough`.
-    """
-    own = {name: forward.positive(value) for name, value in given.items()}
-    own.pop("attention_mask", None)  # it hides the prompt's padding
-    if own.get("y") is not None:
-        own["y"] = torch.zeros_like(own["y"])
-    alone = {
-        **options,
-        "patches": {},
-        "patches_replace": {"dit": blocks},
-        "cond_or_uncond": [POSITIVE] * len(forward.chunks),
-    }
-    with suppress(Enough):
-        call(**own, c_crossattn=text, control=None, transformer_options=alone)
 
 
 def _uncompiled() -> AbstractContextManager:

@@ -149,7 +149,9 @@ class Rerun(Family):
         calls: list[Args] = []
 
         def pass_by(args: Args, _extra: Any) -> Args:
-            calls.append(dict(args))
+            options = dict(args["transformer_options"])
+            del options["patches_replace"]  # which would lead back to these calls
+            calls.append({**args, "transformer_options": options})
             if len(calls) == depth:
                 raise Enough
             return {"img": args["img"], "txt": args["txt"]}

@@ -1,7 +1,7 @@
 """A sampling run that is listened to: born when it starts, gone when it ends."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from threading import Lock
 from typing import Any
@@ -62,7 +62,7 @@ class Run:
         self.refusal: str | None = None
         self.lock = Lock()  # on several devices, prompts are in threads of their own
 
-    def positive(self, kinds: list[int], prompts: list[Any]) -> list[int]:
+    def find_positive(self, kinds: list[int], prompts: list[Any]) -> list[int]:
         """Which prompts of a call are positive ones.
 
         Guiders of several prompts or models number them as they like; so they are told by their
@@ -140,21 +140,35 @@ class Arrival:
     told: Any
 
 
+@dataclass(frozen=True)
+class Call:
+    """A call of the model."""
+
+    function: Callable[..., Tensor]
+    given: dict[str, Any]
+    """What it was called with: `x`, `t`, `c_concat`, `c_crossattn`, ..."""
+    options: dict[str, Any]
+    """Its `transformer_options`, before blocks were patched for the concepts."""
+
+
 class Forward:
-    """One call of the model: the concepts on their way through its blocks."""
+    """One call of the model: the concepts on their way through its blocks.
+
+    Nothing in it leads back to it, so that its tensors are gone as soon as the call is over.
+    """
 
     def __init__(
         self,
         run: Run,
         network: nn.Module,
         shown: Shown,
-        batch: int,
         chunks: list[int],
-        conds: dict[str, Any],
+        call: Call,
+        timesteps: Tensor,
     ):
         self.run, self.network, self.shown = run, network, shown
-        self.batch, self.chunks, self.conds = batch, chunks, conds
-        self.size = run.latent_shape[0]
+        self.chunks, self.call, self.timesteps = chunks, call, timesteps
+        self.batch, self.size = len(call.given["x"]), run.latent_shape[0]
         self.ride: Ride | None = None
         self.concepts: Tensor | None = None
         self.mean = run.tour.mean
@@ -169,7 +183,8 @@ class Forward:
             family = self.run.tour.family
             if index == 0 and self.ride is None:
                 own = {name: self.positive(value) for name, value in args.items()}
-                conds = {name: self.positive(value) for name, value in self.conds.items()}
+                timesteps = self.positive(self.timesteps)
+                conds = {**self.given(), "timesteps": timesteps, "again": self.again}
                 self.ride = family.enter(self.network, self.run.tour.rows, own, conds)
                 self.concepts = self.ride.concepts
                 self.mean = self.mean.to(self.concepts)
@@ -215,6 +230,28 @@ class Forward:
             self.at += 1
         if tour.stops and self.at == tour.blocks.stop:
             raise Enough
+
+    def given(self) -> dict[str, Any]:
+        """What the model was called with for the positive prompt."""
+        return {name: self.positive(value) for name, value in self.call.given.items()}
+
+    def again(self, text: Tensor, blocks: dict[tuple[str, int], Callable]) -> None:
+        """Call the model with `text` (b t n) in place of the positive prompt, and zeros for its
+        pooled vector; `blocks` are all that is patched, and may end the call by `Enough`.
+        """
+        given = self.given()
+        given.pop("attention_mask", None)  # it hides the prompt's padding
+        if given.get("y") is not None:
+            given["y"] = torch.zeros_like(given["y"])
+        options = {
+            **self.call.options,
+            "patches": {},
+            "patches_replace": {"dit": blocks},
+            "cond_or_uncond": [POSITIVE] * len(self.chunks),
+        }
+        with suppress(Enough):
+            given = {**given, "c_crossattn": text, "control": None}
+            self.call.function(**given, transformer_options=options)
 
     def positive(self, value: Any) -> Any:
         """The rows of the positive prompt; what has no row per picture is returned as it is."""
