@@ -47,7 +47,10 @@ class JointBlock(Protocol):
     """The text side of one joint-attention block, lent to the concepts. A family writes these."""
 
     def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, values `b head t d` of the concept stream `b t (head d)`."""
+        """Queries, keys, values `b head t d` of the concept stream `b t (head d)`.
+
+        Keys and values may have fewer heads, as those of the image may.
+        """
         ...
 
     def place(self, heads: Tensor) -> Tensor:
@@ -153,8 +156,9 @@ def step(
     vectors because the score is linear in them.
     """
     q, k, v = block.heads(concepts)
-    image = _ungroup(image, q.shape[1])
-    attended = _merge(ATTEND[method.attend](block.place(q), block.place(k), v, image))
+    placed, k, v = (_ungroup(x, q) for x in (block.place(k), k, v))
+    image = replace(image, keys=_ungroup(image.keys, q), values=_ungroup(image.values, q))
+    attended = _merge(ATTEND[method.attend](block.place(q), placed, v, image))
     riders = ConceptVectors(k, v, attended)
     scores = SPACES[method.space](riders, image, mean.to(attended))
     if method.bounces:
@@ -162,16 +166,10 @@ def step(
     return block.update(concepts, attended), scores
 
 
-def _ungroup(image: ImageVectors, heads: int) -> ImageVectors:
-    """The image with keys and values for each of the queries' heads: neighbours share theirs."""
-    times = heads // image.keys.shape[1]
-    if times == 1:
-        return image
-    keys, values = (
-        repeat(x, "b head p d -> b (head times) p d", times=times)
-        for x in (image.keys, image.values)
-    )
-    return replace(image, keys=keys, values=values)
+def _ungroup(x: Tensor, queries: Tensor) -> Tensor:
+    """Keys or values for each of the queries' heads: neighbours share theirs."""
+    times = queries.shape[1] // x.shape[1]
+    return x if times == 1 else repeat(x, "b head n d -> b (head times) n d", times=times)
 
 
 def propagate(scores: Tensor, image: ImageVectors, bounces: int) -> Tensor:

@@ -364,6 +364,7 @@ def test_the_prompts_pooled_vector_does_not_reach_the_concepts(tiny):
             "y": prompt[0][1]["pooled_output"].expand(2, -1),
             "timesteps": torch.full((2,), 1000.0),
             "num_tokens": prompt[0][0].shape[1],
+            "c_crossattn": prompt[0][0].expand(2, -1, -1),
         }
         vecs.append([args["vec"] for args in witness.args.values()])
         rides.append(family.enter(network, rows, witness.args[0], given))
@@ -372,7 +373,8 @@ def test_the_prompts_pooled_vector_does_not_reach_the_concepts(tiny):
         blocks = [ride.block(index, vec[index]) for ride, vec in zip(rides, vecs, strict=True)]
         heads = [block.heads(concepts) for block in blocks]
         torch.testing.assert_close(*heads, rtol=1e-4, atol=1e-5)
-        attended = torch.cat(heads[0][2].unbind(1), dim=-1)
+        q, _, v = heads[0]
+        attended = torch.cat(v.repeat_interleave(q.shape[1] // v.shape[1], dim=1).unbind(1), dim=-1)
         after = [block.update(concepts, attended) for block in blocks]
         torch.testing.assert_close(*after, rtol=1e-4, atol=1e-5)
 

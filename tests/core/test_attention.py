@@ -116,19 +116,19 @@ def test_a_step_is_the_papers_formula(block, image, attend, space):
 @pytest.mark.parametrize("bounces", [0, 2])
 def test_neighbouring_heads_of_queries_may_share_keys_and_values(block, attend, space, bounces):
     heads, sharing = 2 * HEADS, [0, 0, 1, 1, 2, 2]
-    block.q, block.k, block.v = random(3, B, heads, T, D, seed=1)
-    keys, values = random(2, B, HEADS, P, D, seed=2)
-    queries, outputs = random(B, heads, P, D, seed=3), random(B, P, heads * D, seed=4)
-    rest = (outputs, lambda: queries, lambda: queries)
+    block.q, queries = random(B, heads, T, D, seed=1), random(B, heads, P, D, seed=3)
+    (k, v), (keys, values) = random(2, B, HEADS, T, D, seed=6), random(2, B, HEADS, P, D, seed=2)
+    rest = (random(B, P, heads * D, seed=4), lambda: queries, lambda: queries)
     stream, mean = random(B, T, heads * D, seed=5), token_mean(torch.tensor(OWNERS))
-    grouped, told = (
-        step(block, stream, image, mean, Method(attend, space, bounces))
-        for image in (
-            ImageVectors(keys, values, *rest),
-            ImageVectors(keys[:, sharing], values[:, sharing], *rest),
-        )
-    )
-    assert all(torch.equal(one, other) for one, other in zip(grouped, told, strict=True))
+    found = []
+    for ours, theirs in product((slice(None), sharing), repeat=2):  # of concepts, of the image
+        block.k, block.v = k[:, ours], v[:, ours]
+        image = ImageVectors(keys[:, theirs], values[:, theirs], *rest)
+        found.append(step(block, stream, image, mean, Method(attend, space, bounces)))
+    told = found.pop()
+    assert len(found) == 3
+    for grouped in found:
+        assert all(torch.equal(one, other) for one, other in zip(grouped, told, strict=True))
 
 
 def test_no_two_ways_give_the_same_scores(block, image):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...classes import is_a
 from ...recording import Grid
 from .family import Family, Layout
-from .omnigen_stream import OmniGenBlock, OmniGenRide, modulate, split_heads
+from .omnigen_stream import OmniGenBlock, OmniGenRide, modulate, text_heads
 from .positions import numbered, place
 from .reading import NOTHING, read_template
 
@@ -99,7 +99,7 @@ class BooguBlock:
         own = self.block.img_instruct_attn
         modulated = self.block.instruct_norm1.norm(concepts) * (1 + self.scale)
         project = own.processor
-        return split_heads(
+        return text_heads(
             own,
             project.instruct_to_q(modulated),
             project.instruct_to_k(modulated),

@@ -61,21 +61,12 @@ class Ernie(Family):
     ) -> "ErnieRide":
         img = args["img"]
         positions = rearrange(args["pe"], "b n one d i j -> b one n d i j")
-        text = _text(positions)
+        text = conds["c_crossattn"].shape[1]
         rows, turns = turns_of(rows, positions[:, :, -text:], text)
         concepts = rows[None].to(img)
         if model.text_proj is not None:
             concepts = model.text_proj(concepts)
         return ErnieRide(model, concepts.expand(len(img), -1, -1), positions, turns)
-
-
-def _text(positions: Tensor) -> int:
-    """How many tokens stand behind the picture.
-
-    All its patches are at one time, which no word is at; the first row of the first pair tells it.
-    """
-    time = positions[0, 0, :, 0, 0]
-    return int((time != time[0]).any(1).sum())
 
 
 @dataclass(frozen=True)

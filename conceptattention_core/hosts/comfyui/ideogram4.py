@@ -59,20 +59,11 @@ class Ideogram4(Family):
     ) -> "IdeogramRide":
         img = args["img"]
         positions = rearrange(args["pe"], "b n one d i j -> b one n d i j")
-        rows, turns = turns_of(rows, positions, _text(positions))
+        rows, turns = turns_of(rows, positions, conds["c_crossattn"].shape[1])
         mark = torch.full((1,), TEXT, device=img.device)
         concepts = model.llm_cond_proj(model.llm_cond_norm(rows[None].to(img)))
         concepts = concepts + model.embed_image_indicator(mark, out_dtype=img.dtype)
         return IdeogramRide(model, concepts.expand(len(img), -1, -1), positions, turns)
-
-
-def _text(positions: Tensor) -> int:
-    """How many tokens stand before the picture.
-
-    All its patches are at one time, which turns the first pair and is none of the text's.
-    """
-    time = positions[0, 0, :, 0].flatten(1)
-    return int((time != time[-1]).any(1).sum())
 
 
 @dataclass(frozen=True)

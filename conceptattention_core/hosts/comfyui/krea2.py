@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...classes import is_a
@@ -94,8 +94,6 @@ class KreaBlock:
             for project in (own.wq, own.wk, own.wv)
         )
         q, k = own.qknorm(q, k)
-        times = own.heads // own.kvheads
-        k, v = (repeat(x, "b head t d -> b (head times) t d", times=times) for x in (k, v))
         return q, k, v
 
     def place(self, heads: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from comfy.ldm.lumina.model import JointTransformerBlock, NextDiT
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...classes import is_a
@@ -121,11 +121,7 @@ class LuminaBlock:
         modulated = self.block.attention_norm1(concepts) * (1 + self.scale)
         heads = rearrange(own.qkv(modulated), "b t (head d) -> b head t d", d=own.head_dim)
         q, k, v = heads.split([own.n_local_heads, own.n_kv_heads, own.n_kv_heads], dim=1)
-        k, v = (
-            repeat(x, "b head t d -> b (head times) t d", times=own.n_rep)
-            for x in (own.k_norm(k), v)
-        )
-        return own.q_norm(q), k, v
+        return own.q_norm(q), own.k_norm(k), v
 
     def place(self, heads: Tensor) -> Tensor:
         return place(heads, self.turns)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfy.ldm.omnigen.omnigen2 import LuminaRMSNormZero, OmniGen2TransformerBlock
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
 from ...attention import JointBlock
@@ -47,14 +47,10 @@ def modulate(norm: LuminaRMSNormZero, vec: Tensor) -> Tensor:
     return rearrange(norm.linear(norm.silu(vec)), "b (four d) -> four b 1 d", four=4)
 
 
-def split_heads(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def text_heads(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Projected tokens `b t (head d)` as normed queries and keys, and values, `b head t d`."""
     q, k, v = (rearrange(x, "b t (head d) -> b head t d", d=attention.dim_head) for x in (q, k, v))
-    times = attention.heads // attention.kv_heads
-    k, v = (
-        repeat(x, "b head t d -> b (head times) t d", times=times) for x in (attention.norm_k(k), v)
-    )
-    return attention.norm_q(q), k, v
+    return attention.norm_q(q), attention.norm_k(k), v
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class OmniGenBlock:
     def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         own = self.block.attn
         modulated = self.block.norm1.norm(concepts) * (1 + self.scale)
-        return split_heads(own, own.to_q(modulated), own.to_k(modulated), own.to_v(modulated))
+        return text_heads(own, own.to_q(modulated), own.to_k(modulated), own.to_v(modulated))
 
     def place(self, heads: Tensor) -> Tensor:
         return place(heads, self.turns)
