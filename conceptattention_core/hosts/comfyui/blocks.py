@@ -37,12 +37,12 @@ def hook_blocks(forward: Forward, network: nn.Module, hooks: ExitStack) -> None:
         if attention is None:
             before_block = _before_block(forward, index)
         else:
-            before_block = hook_projections(forward, index, attention, hooks)
+            before_block = _hook_projections(forward, index, attention, hooks)
         handle = block.register_forward_pre_hook(before_block, with_kwargs=True)
         hooks.callback(handle.remove)
 
 
-def hook_projections(
+def _hook_projections(
     forward: Forward, index: int, attention: Any, hooks: ExitStack
 ) -> Callable[..., None]:
     """Listen to an attention that none can take the place of, until `hooks` are closed.

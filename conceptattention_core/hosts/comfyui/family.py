@@ -35,13 +35,17 @@ class Ride(Protocol):
         """A block's text side; `vec` is what the block was called with to be modulated by."""
         ...
 
+
+class RideByAttention(Ride, Protocol):
+    """The same where the attention itself is listened to."""
+
     def unplaced(self, queries: Tensor, image: Places) -> Tensor:
         """Image queries `b head p d` as they were before positions were applied."""
         ...
 
 
 class RideByProjections(Ride, Protocol):
-    """The same in a family that names the `attention` of its blocks."""
+    """The same in a family that names the `attention` of its blocks: its projections are."""
 
     def image(
         self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor, image: Places
@@ -85,7 +89,7 @@ class Family(ABC):
         """Let concepts `t n` enter, given what block 0 and the model were called with."""
 
     def told(self, args: dict[str, Any]) -> Any:
-        """What a ride is told of a block that is called with `args`, to lend it to concepts."""
+        """What a ride is told of a block that is called with `args`, as its `vec`."""
         return args["vec"]
 
     def layout(self, model: Any, args: dict[str, Any], grid: Grid, ride: Any) -> Layout:

@@ -114,8 +114,7 @@ class Rerun(Family):
                 for own in rows.to(args["txt"]).split(lengths)
             ]
         concepts = torch.cat([calls[0]["txt"] for calls in alone], dim=1)
-        given = [self._join(list(calls), lengths, text_last) for calls in zip(*alone, strict=True)]
-        return Riders(self, concepts, given, text_last)
+        return Riders(self, concepts, alone, lengths, text_last)
 
     def told(self, args: Args) -> Block:
         return args["original_block"]
@@ -161,7 +160,7 @@ class Rerun(Family):
             raise self.refuse("it makes more of a text, or less, than a row for each token")
         return calls
 
-    def _join(self, calls: list[Args], lengths: list[int], text_last: bool) -> Args:
+    def join(self, calls: list[Args], lengths: list[int], text_last: bool) -> Args:
         """What a block is called with when all concepts are its text, from what each was alone."""
         positions = [own["pe"] for own in calls if isinstance(own.get("pe"), Tensor)]
         if not positions:
@@ -241,15 +240,20 @@ def run(block: Block, args: Args, length: int, attend: Callable[..., Tensor]) ->
 class Riders:
     family: Rerun
     concepts: Tensor
-    given: list[Args]
-    """What each block is called with when the concepts are its text."""
+    alone: list[list[Args]]
+    """For each concept, what each block is called with when it is all of the text."""
+    lengths: list[int]
+    """How many tokens each concept has."""
     text_last: bool
 
     def block(self, index: int, told: Block) -> "RerunBlock":
-        return RerunBlock(self.family, told, self.given[index], self.text_last)
+        given = self.family.join(
+            [calls[index] for calls in self.alone], self.lengths, self.text_last
+        )
+        return RerunBlock(self.family, told, given, self.text_last)
 
     def unplaced(self, queries: Tensor, image: Places) -> Tensor:
-        if self.given[0].get("pe") is None:
+        if self.alone[0][0].get("pe") is None:
             return queries
         raise self.family.refuse("its queries are not shown before they get their positions")
 
