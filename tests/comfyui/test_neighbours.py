@@ -439,6 +439,16 @@ def test_a_lora_on_one_prompt_is_heard_with_that_prompt(tiny, lora_folder):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def first_step_by(guider: Any, tiny: Tiny, model: Any) -> Tensor:
+    """What a guider of several prompts or models makes of two pictures in one step."""
+    (sigmas,) = call(custom.BasicScheduler, model=model, scheduler="simple", steps=1, denoise=1)
+    with torch.inference_mode():
+        return guider.sample(
+            tiny.latent(2, 5, 7), tiny.empty(2, 5, 7), comfy.samplers.sampler_object("euler"),
+            sigmas, seed=0, disable_pbar=True,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("negative", [False, True])
 def test_the_pass_without_a_text_that_another_model_makes_is_not_heard(negative):
     """Ideogram 4 is sampled so."""
@@ -455,12 +465,7 @@ def test_the_pass_without_a_text_that_another_model_makes_is_not_heard(negative)
             custom.DualModelGuider, model=model, model_negative=other, positive=tiny.prompt(1),
             cfg=3.0, negative=tiny.prompt(2) if negative else None,
         )  # fmt: skip
-        (sigmas,) = call(custom.BasicScheduler, model=model, scheduler="simple", steps=1, denoise=1)
-        with torch.inference_mode():
-            return guider.sample(
-                tiny.latent(2, 5, 7), tiny.empty(2, 5, 7), comfy.samplers.sampler_object("euler"),
-                sigmas, seed=0, disable_pbar=True,
-            )  # fmt: skip
+        return first_step_by(guider, tiny, model)
 
     latent = run(tiny.recorded())
     assert torch.equal(latent, run(tiny.model()))
@@ -477,12 +482,7 @@ def test_of_three_prompts_the_positive_one_is_heard(tiny):
             custom.DualCFGGuider, model=model, cond1=tiny.prompt(1), cond2=tiny.prompt(4),
             negative=tiny.prompt(2), cfg_conds=3.0, cfg_cond2_negative=2.0, style="regular",
         )  # fmt: skip
-        (sigmas,) = call(custom.BasicScheduler, model=model, scheduler="simple", steps=1, denoise=1)
-        with torch.inference_mode():
-            return guider.sample(
-                tiny.latent(2, 5, 7), tiny.empty(2, 5, 7), comfy.samplers.sampler_object("euler"),
-                sigmas, seed=0, disable_pbar=True,
-            )  # fmt: skip
+        return first_step_by(guider, tiny, model)
 
     latent = run(tiny.recorded())
     assert torch.equal(latent, run(tiny.model()))

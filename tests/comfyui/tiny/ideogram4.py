@@ -11,11 +11,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .common import Tiny, around_forward, in_one_sequence, parted, prompts, random_weights
-from .words import PLACES, TEXT_WIDTH, TemplateReader
+from .common import Tiny, around_forward, in_one_sequence, prompts, random_weights
+from .lumina import TOKENS, as_text, itself, run
+from .words import TEXT_WIDTH, TemplateReader
 
 NAMES = {"img": "x", "vec": "adaln_input", "pe": "freqs_cis"}
-TOKENS = 7
 
 
 @cache
@@ -43,25 +43,6 @@ def text_of(args: dict) -> int:
     angles = torch.atan2(turn[:, 1, 0], turn[:, 0, 0])
     steps = (angles.diff() % math.tau - 1).abs() < 1e-3
     return 1 + int(steps.long().cumprod(0).sum())
-
-
-def run(block: nn.Module, args: dict, options: dict) -> dict[str, Tensor]:
-    # what another pack last put in place of its forward is still there
-    whole = type(block).forward(
-        block, torch.cat([args["txt"], args["img"]], dim=1), None, args["pe"], args["vec"],
-        transformer_options=options,
-    )  # fmt: skip
-    return parted(whole, args["txt"].shape[1])
-
-
-def as_text(args: dict, concepts: Tensor, text: int, patches: int) -> dict:
-    at = [*(TOKENS + place for place in PLACES), *range(text, text + patches)]
-    return {
-        "img": args["img"].clone(),
-        "txt": concepts.clone(),
-        "vec": args["vec"],
-        "pe": args["pe"][:, at],
-    }
 
 
 @dataclass(frozen=True)
@@ -92,8 +73,8 @@ TINY = Tiny(
     run=run,
     as_text=as_text,
     placeless=lambda block: (Normed(block.attention, 0), Normed(block.attention, 1)),
-    queries=lambda normed: normed,
-    keys=lambda normed: normed,
+    queries=itself,
+    keys=itself,
     around=in_one_sequence(around_forward("layers", NAMES, gives=("img",)), text_of),
     numbered=True,
     channels=128,

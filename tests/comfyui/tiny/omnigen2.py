@@ -8,9 +8,9 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from .common import Tiny, around_forward, heads_first, in_one_sequence, parted, random_weights
-from .lumina import OWN_TOKENS, TOKENS, Masked, prompt, text_of
-from .words import PLACES, TEXT_WIDTH
+from .common import Tiny, around_forward, heads_first, in_one_sequence, random_weights
+from .lumina import OWN_TOKENS, Masked, as_text, prompt, run, text_of
+from .words import TEXT_WIDTH
 
 NAMES = {"img": "hidden_states", "vec": "temb", "pe": "image_rotary_emb"}
 
@@ -38,25 +38,6 @@ def enter(network: nn.Module, rows: Tensor) -> Tensor:
             own = block(own, None, turns)
         refined.append(own)
     return torch.cat(refined, dim=1)
-
-
-def run(block: nn.Module, args: dict, options: dict) -> dict[str, Tensor]:
-    # what another pack last put in place of its forward is still there
-    whole = type(block).forward(
-        block, torch.cat([args["txt"], args["img"]], dim=1), None, args["pe"], args["vec"],
-        transformer_options=options,
-    )  # fmt: skip
-    return parted(whole, args["txt"].shape[1])
-
-
-def as_text(args: dict, concepts: Tensor, text: int, patches: int) -> dict:
-    at = [*(TOKENS + place for place in PLACES), *range(text, text + patches)]
-    return {
-        "img": args["img"][:, :patches].clone(),
-        "txt": concepts.clone(),
-        "vec": args["vec"],
-        "pe": args["pe"][:, at],
-    }
 
 
 def for_each_query(normed: Tensor) -> Tensor:
