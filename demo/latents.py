@@ -54,7 +54,9 @@ def encode_scenes(
 ) -> LatentSet:
     """Draw `schedule.pictures` scenes and encode them (and their mirror images)."""
     seeds = range(first_seed, first_seed + schedule.pictures)
-    examples = draw_examples(seeds, schedule.pixels, CAPTIONS_PER_SCENE, workers)
+    examples = draw_examples(
+        seeds, schedule.pixels, CAPTIONS_PER_SCENE, workers, schedule.close_ups
+    )
     device = next(vae.parameters()).device
     patches, captions, shown = [], [], []
     bar = tqdm(total=len(seeds), desc=f"encode {schedule.pixels} px")

@@ -10,7 +10,10 @@ from multiprocessing import get_context
 import numpy as np
 from tqdm import tqdm
 
+from .close_ups import close_up, keep_shown, list_shown
 from .scenes import lay_out, render, write_caption
+
+UNCOLOURED_CAPTIONS = 0.3  # or "a balloon" alone would draw none where "a red balloon" does
 
 
 @dataclass(frozen=True)
@@ -22,20 +25,31 @@ class Example:
     words: tuple[str, ...]
 
 
-def draw_example(seed: int, pixels: int, captions: int) -> Example:
-    """The picture of scene(seed); its caption is the first one, the others name everything."""
+def draw_example(seed: int, pixels: int, captions: int, close_ups: float = 0.0) -> Example:
+    """The picture of scene(seed), or a close-up of it; all captions but the first are complete."""
     rng = np.random.default_rng(seed)
     layout = lay_out(rng)
-    texts = tuple(write_caption(layout, rng, complete=n > 0) for n in range(captions))
-    image, masks = render(layout, pixels)
-    return Example(image, texts, tuple(masks))
+    if rng.random() < close_ups:
+        layout = close_up(layout, rng)
+    shown = list_shown(layout)
+    named = keep_shown(layout, shown)
+    texts = tuple(
+        write_caption(named, rng, n > 0, coloured=rng.random() >= UNCOLOURED_CAPTIONS)
+        for n in range(captions)
+    )
+    image, _ = render(layout, pixels)
+    return Example(image, texts, shown)
 
 
 def draw_examples(
-    seeds: Sequence[int], pixels: int, captions: int = 1, workers: int = 2
+    seeds: Sequence[int],
+    pixels: int,
+    captions: int = 1,
+    workers: int = 2,
+    close_ups: float = 0.0,
 ) -> Iterator[Example]:
     """One example per seed, in order, `pixels` wide and high."""
-    draw = partial(draw_example, pixels=pixels, captions=captions)
+    draw = partial(draw_example, pixels=pixels, captions=captions, close_ups=close_ups)
     if workers < 2:
         yield from map(draw, seeds)
         return

@@ -47,6 +47,7 @@ class FlowSchedule:
     batch: int
     learning_rate: float
     noise_shift: float  # added to the logit of t: what a picture shows is decided early on
+    close_ups: float = 0.5  # the share of scenes that are seen through a window around one thing
     flips: bool = True
     steps: int | None = None
     warm_up: int = 200
@@ -67,7 +68,7 @@ class Recipe:
     vae_channels: int = 64  # at least 64: ComfyUI always normalises 32 groups
     vae: VaeSchedule = field(default_factory=VaeSchedule)
     flow: tuple[FlowSchedule, ...] = (
-        FlowSchedule(128, 9000, 45.0, 32, 8e-4, noise_shift=1.0),
+        FlowSchedule(128, 24000, 0.0, 32, 8e-4, noise_shift=1.0, steps=40000),
         FlowSchedule(256, 8500, 60.0, 12, 4e-4, noise_shift=1.3),
     )
     seed: int = 0
@@ -75,7 +76,7 @@ class Recipe:
 
 RECIPES = MappingProxyType(
     {
-        # Two hours on two cores.
+        # Half a day on two cores.
         "cpu": Recipe(),
         # The same layout with finer numbers for one large GPU.
         "gpu": Recipe(

@@ -609,10 +609,12 @@ def join_phrases(phrases: list[str], rng: np.random.Generator) -> str:
     return ", ".join(phrases)
 
 
-def write_caption(layout: Layout, rng: np.random.Generator, complete: bool = False) -> str:
+def write_caption(
+    layout: Layout, rng: np.random.Generator, complete: bool = False, coloured: bool = True
+) -> str:
     """Name most of what the layout shows, in varying order and wording; never what it lacks.
 
-    A complete caption names everything, with its colour.
+    A complete caption names everything, and `coloured` ones its colours, too.
     """
     plural = ("clouds", "mountains", "flowers")
     phrases = []
@@ -620,7 +622,7 @@ def write_caption(layout: Layout, rng: np.random.Generator, complete: bool = Fal
         if thing.word in GROUNDS or (rng.random() < 0.12 and not complete):
             continue
         noun = name_thing(thing.word, rng)
-        if thing.colour and (rng.random() < 0.88 or complete):
+        if coloured and thing.colour and (rng.random() < 0.88 or complete):
             noun = f"{thing.colour} {noun}"
         if thing.word in ("sun", "moon"):
             article = "the " if rng.random() < 0.5 else "a "
@@ -632,6 +634,8 @@ def write_caption(layout: Layout, rng: np.random.Generator, complete: bool = Fal
     sky = f"a {layout.sky} sky" if rng.random() < 0.9 or complete else "a sky"
     ground = name_thing(layout.ground or GROUNDS[0], rng)
     rng.shuffle(phrases)
+    if layout.sky is None and layout.ground is None:  # a close-up of things alone
+        return join_phrases(phrases, rng)
     if layout.sky and layout.ground:
         setting, turned = f"{sky} above {ground}", f"{ground} under {sky}"
         parts = [sky, ground]
