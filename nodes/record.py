@@ -1,14 +1,17 @@
 """Listening to a sampler, and reading what was heard."""
 
+import inspect
 import logging
 
 from comfy_api.latest import io
 
+from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.attention import ATTEND, Method
 from ..conceptattention_core.concepts import parse
 from ..conceptattention_core.hosts.comfyui.live import Live
 from ..conceptattention_core.hosts.comfyui.patch import record, spec_of
-from ..conceptattention_core.hosts.comfyui.store import STORE
+from ..conceptattention_core.hosts.comfyui.store import STORE, NeverRecordedError
+from ..conceptattention_core.hosts.comfyui.upstream import Node, Upstream
 from ..conceptattention_core.maps import ORDERS, reduce
 from ..conceptattention_core.ranges import ACCEPTED, DEEP
 from ..conceptattention_core.recording import BUDGET_MIB, RecordSpec
@@ -109,12 +112,37 @@ class Record(io.ComfyNode):
         live="",
         live_every=4,
     ) -> io.NodeOutput:
-        wanted = parse(concepts, background)
-        for notice in wanted.notices:
+        spec = record_spec(concepts, background, tokens, attend_to, space, blocks, memory, bounces)
+        for notice in spec.concepts.notices:
             logging.info("Record Concepts: %s", notice)
-        spec = RecordSpec(wanted, tokens, Method(attend_to, space, bounces), blocks, memory)
-        view = Live(live, live_every).check(wanted) if live.strip() else None
+        view = Live(live, live_every).check(spec.concepts) if live.strip() else None
         return io.NodeOutput(record(model, clip, spec, live=view))
+
+
+def record_spec(
+    concepts: str,
+    background: bool,
+    tokens: str,
+    attend_to: str,
+    space: str,
+    blocks: str,
+    memory: int,
+    bounces: int = 0,
+) -> RecordSpec:
+    """What Record Concepts was set to."""
+    method = Method(attend_to, space, bounces)
+    return RecordSpec(parse(concepts, background), tokens, method, blocks, memory)
+
+
+def specs_of(upstream: Upstream) -> list[RecordSpec]:
+    """What the Record Concepts nodes of a graph are set to; nothing where one is set by others."""
+    named = set(inspect.signature(record_spec).parameters)
+    specs = []
+    for node in upstream.records:
+        if named & set(node.links):
+            return []
+        specs.append(record_spec(**{n: v for n, v in node.inputs.items() if n in named}))
+    return specs
 
 
 class Maps(io.ComfyNode):
@@ -171,6 +199,8 @@ class Maps(io.ComfyNode):
                 ),
                 scale_input(),
             ],
+            # which words were asked, and why nothing was recorded, stands in the graph
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[
                 ConceptMapsWire.Output(
                     display_name="concept maps",
@@ -183,7 +213,16 @@ class Maps(io.ComfyNode):
     def execute(
         cls, latent, steps, blocks, order, temperature, model=None, scale="as they are"
     ) -> io.NodeOutput:
-        recording = STORE.find(latent["samples"], None if model is None else spec_of(model))
+        upstream = cls._upstream()
+        among = specs_of(upstream)
+        try:
+            recording = STORE.find(
+                latent["samples"], None if model is None else spec_of(model), among
+            )
+        except NeverRecordedError as error:
+            if not upstream.nodes:
+                raise
+            raise ConceptAttentionError(upstream.explain(STORE.recorded(among))) from error
         return io.NodeOutput(
             reduce(
                 recording,
@@ -194,3 +233,16 @@ class Maps(io.ComfyNode):
                 scale=scale,
             )
         )
+
+    @classmethod
+    def _upstream(cls) -> Upstream:
+        """What lies before the latent in the graph that is executed."""
+        prompt = cls.hidden and cls.hidden.dynprompt
+        if not prompt:
+            return Upstream({})
+
+        def find(node: str) -> Node | None:
+            own = prompt.get_node(node) if prompt.has_node(node) else None
+            return own and Node(own["class_type"], own["inputs"])
+
+        return Upstream.of(find, cls.hidden.unique_id, "latent")
