@@ -8,6 +8,8 @@ from comfy_api.latest import io, ui
 
 from ..conceptattention_core import render
 from ..conceptattention_core.explorer import page_of
+from .before import check_names, refusal
+from .door import accepting
 from .wires import check_picture, maps_input, next_path, schema, writing
 
 VIEWS = {
@@ -43,6 +45,7 @@ class Overlay(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, maps, image, view) -> io.NodeOutput:
         check_picture(maps, image)
         views = torch.stack(
@@ -80,6 +83,7 @@ class Labels(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, maps, image) -> io.NodeOutput:
         check_picture(maps, image)
         pictures = [render.to_picture(one) for one in image]
@@ -115,6 +119,11 @@ class Sheet(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name=None) -> bool | str:
+        return refusal(lambda: check_names(name, "maps", needed=True))
+
+    @classmethod
+    @accepting
     def execute(cls, maps, name) -> io.NodeOutput:
         recording = maps.source
         how = {key: maps.settings[key] for key in ("temperature", "scale")}
@@ -157,6 +166,7 @@ class Explorer(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, maps, image, filename_prefix) -> io.NodeOutput:
         check_picture(maps, image)
         paths = []

@@ -1,13 +1,16 @@
 """What the nodes share: the wire of concept maps, the category, inputs that occur twice."""
 
 import dataclasses
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import folder_paths
-from comfy_api.latest import io
+import server
+from comfy_api.latest import io, ui
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..conceptattention_core import ConceptAttentionError
@@ -311,6 +314,34 @@ def mask_spec(
         grow=grow,
         feather=feather,
     )
+
+
+def tell(
+    cls: type[io.ComfyNode], notices: Iterable[str], view: dict[str, Any] | None = None
+) -> Any:
+    """What a node shows: its `view`, and notices, which are on the node, in the history, the log.
+
+    For `ui` of a NodeOutput.
+    """
+    text = "\n".join(notices)
+    show(text)
+    if not text:
+        return view
+    logging.warning("%s: %s", cls.define_schema().display_name, text)
+    told = ui.PreviewText(text)
+    return {**view, **told.as_dict()} if view else told
+
+
+_shown: set[str] = set()  # nodes that show a text, which would stay when there is none
+
+
+def show(text: str) -> None:
+    """A text on the node that runs; nothing takes an earlier one away."""
+    context, page = get_executing_context(), getattr(server.PromptServer, "instance", None)
+    if context is None or page is None or not (text or context.node_id in _shown):
+        return
+    (_shown.add if text else _shown.discard)(context.node_id)
+    page.send_progress_text(text or " ", context.node_id)  # the page skips empty ones
 
 
 @contextmanager
