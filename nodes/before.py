@@ -13,7 +13,7 @@ from comfy_execution.utils import get_executing_context
 from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.concepts import BACKGROUND, ConceptSet, key_of, parse, split
 from ..conceptattention_core.hosts.comfyui.upstream import Node, Upstream
-from ..conceptattention_core.ranges import ACCEPTED, select
+from ..conceptattention_core.ranges import ACCEPTED, MOST_TOLD, select
 from ..conceptattention_core.texts import clean_text
 
 MANY = 10**6  # steps or blocks; how many there are is not known yet
@@ -53,7 +53,7 @@ def check_range(text: str | None, what: str) -> None:
         select(text, MANY, what)
     except ConceptAttentionError:
         raise ConceptAttentionError(
-            f"Could not read '{clean_text(text)[:40]}' as a range of {what}. Accepted: {ACCEPTED}."
+            f"Could not read '{clean_text(text)[:MOST_TOLD]}' as a range of {what}. Accepted: {ACCEPTED}."
         ) from None
 
 

@@ -46,10 +46,10 @@ class Masks(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, maps, image=None, **widgets) -> io.NodeOutput:
-        check_picture(maps, image)
+        notices = check_picture(maps, image)
         masks = draw(maps, spec=mask_spec(**widgets), image=image)
         names = [maps.concepts.names[c] for c in maps.concepts.shown]
-        return io.NodeOutput(list(masks), names)
+        return io.NodeOutput(list(masks), names, ui=tell(cls, notices))
 
 
 class Pick(io.ComfyNode):
@@ -89,11 +89,11 @@ class Pick(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, maps, name, invert, image=None, **widgets) -> io.NodeOutput:
-        check_picture(maps, image)
+        notices = check_picture(maps, image)
         names = split(name)
         masks = draw(maps, names, mask_spec(**widgets), image=image)
         mask = union(masks)
-        shown = tell(cls, _tell_empty(names, masks))
+        shown = tell(cls, notices + _tell_empty(names, masks))
         return io.NodeOutput(1 - mask if invert else mask, ui=shown)
 
 

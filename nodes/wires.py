@@ -17,7 +17,7 @@ from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.attention import MOST_BOUNCES, SPACES
 from ..conceptattention_core.concepts import MOST_CONCEPTS
 from ..conceptattention_core.maps import SCALES, ConceptMaps
-from ..conceptattention_core.masks import MaskSpec
+from ..conceptattention_core.masks import MaskSpec, shape_notice
 from ..conceptattention_core.recording import TOKENS
 from ..conceptattention_core.refine import SMOOTHNESS
 from ..conceptattention_core.thresholds import THRESHOLDS
@@ -365,10 +365,14 @@ def next_path(prefix: str, ending: str) -> Path:
     return Path(folder) / f"{name}_{counter:05}_{ending}"
 
 
-def check_picture(maps: ConceptMaps, image: Tensor | None) -> None:
-    """An error unless the pictures are as many as the maps belong to."""
-    if image is not None and len(image) != len(maps.maps):
+def check_picture(maps: ConceptMaps, image: Tensor | None) -> list[str]:
+    """An error unless the pictures are as many as the maps belong to; notices of what is amiss."""
+    if image is None:
+        return []
+    if len(image) != len(maps.maps):
         raise ConceptAttentionError(
             f"The image batch has {len(image)} pictures, the maps belong to {len(maps.maps)}. "
             "Connect the picture decoded from the recorded latent."
         )
+    notice = shape_notice(maps.grid, *image.shape[1:3])
+    return [notice] if notice else []
