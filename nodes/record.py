@@ -1,7 +1,6 @@
 """Listening to a sampler, and reading what was heard."""
 
 import inspect
-import logging
 
 from comfy_api.latest import io
 
@@ -15,6 +14,8 @@ from ..conceptattention_core.hosts.comfyui.upstream import Node, Upstream
 from ..conceptattention_core.maps import ORDERS, reduce
 from ..conceptattention_core.ranges import ACCEPTED, DEEP
 from ..conceptattention_core.recording import BUDGET_MIB, RecordSpec
+from .before import check_concepts, check_range, refusal
+from .door import accepting
 from .wires import (
     ConceptMapsWire,
     advanced,
@@ -23,7 +24,13 @@ from .wires import (
     scale_input,
     schema,
     space_input,
+    tell,
     tokens_input,
+)
+
+NOT_RECORDED = (
+    "The connected MODEL did not go through Record Concepts and was ignored; the maps are those of "
+    "the latent's own recording."
 )
 
 
@@ -97,6 +104,13 @@ class Record(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, concepts=None, blocks=None, live=None) -> bool | str:
+        return refusal(
+            lambda: check_concepts(concepts, live), lambda: check_range(blocks, "blocks")
+        )
+
+    @classmethod
+    @accepting
     def execute(
         cls,
         model,
@@ -113,10 +127,9 @@ class Record(io.ComfyNode):
         live_every=4,
     ) -> io.NodeOutput:
         spec = record_spec(concepts, background, tokens, attend_to, space, blocks, memory, bounces)
-        for notice in spec.concepts.notices:
-            logging.info("Record Concepts: %s", notice)
         view = Live(live, live_every).check(spec.concepts) if live.strip() else None
-        return io.NodeOutput(record(model, clip, spec, live=view))
+        shown = tell(cls, spec.concepts.notices)
+        return io.NodeOutput(record(model, clip, spec, live=view), ui=shown)
 
 
 def record_spec(
@@ -210,29 +223,37 @@ class Maps(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, steps=None, blocks=None) -> bool | str:
+        return refusal(lambda: check_range(steps, "steps"), lambda: check_range(blocks, "blocks"))
+
+    @classmethod
+    @accepting
     def execute(
         cls, latent, steps, blocks, order, temperature, model=None, scale="as they are"
     ) -> io.NodeOutput:
         upstream = cls._upstream()
         among = specs_of(upstream)
+        spec, notices = None, []
+        if model is not None:
+            try:
+                spec = spec_of(model)
+            except ConceptAttentionError:  # some packs connect a loader's MODEL by themselves
+                notices.append(NOT_RECORDED)
         try:
-            recording = STORE.find(
-                latent["samples"], None if model is None else spec_of(model), among
-            )
+            recording = STORE.find(latent["samples"], spec, among)
         except NeverRecordedError as error:
             if not upstream.nodes:
                 raise
             raise ConceptAttentionError(upstream.explain(STORE.recorded(among))) from error
-        return io.NodeOutput(
-            reduce(
-                recording,
-                steps=steps,
-                blocks=blocks,
-                order=order,
-                temperature=temperature,
-                scale=scale,
-            )
+        maps = reduce(
+            recording,
+            steps=steps,
+            blocks=blocks,
+            order=order,
+            temperature=temperature,
+            scale=scale,
         )
+        return io.NodeOutput(maps, ui=tell(cls, notices))
 
     @classmethod
     def _upstream(cls) -> Upstream:
