@@ -22,6 +22,11 @@ class Concept:
     hidden: bool = False
     """Takes part in the softmax but gets no mask unless asked for (the added background)."""
 
+    def __post_init__(self):
+        for field_name in ("name", "words"):  # text comes in here from programs, too
+            text = clean_text(getattr(self, field_name)).replace("\n", " ")
+            object.__setattr__(self, field_name, text)
+
 
 @dataclass(frozen=True)
 class ConceptSet:
@@ -99,4 +104,4 @@ def parse(text: str, background: bool = False) -> ConceptSet:
 
 def key_of(name: str) -> str:
     """What two names have in common that mean the same concept."""
-    return unicodedata.normalize("NFKC", name).strip().casefold()
+    return unicodedata.normalize("NFKC", clean_text(name)).strip().casefold()

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable
 
+from .texts import clean_text
+
 SEPARATORS = ",，、،;；؛|｜。\r\n"
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 
@@ -34,7 +36,7 @@ def split(text: str) -> list[str]:
     not after a single letter, a number or a usual abbreviation ("St. Bernard").
     """
     entries = []
-    for entry in _STRONG.split(text):
+    for entry in _STRONG.split(clean_text(text)):
         entries += [entry] if re.search("[:：]", entry) else _split_at_stops(entry)
     return list(filter(None, map(str.strip, entries)))
 
