@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .maps import ORDERS, SCALES, ConceptMaps, presence
+from .maps import ORDERS, SCALES, ConceptMaps, check_reading, presence
 from .masks import sharpen, upsample
 from .ranges import name_span
 from .recording import Recording
+from .texts import clean_text
 
 Picture = NDArray[np.uint8]  # h w rgb
 Face = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -158,6 +159,7 @@ def blocks_by_steps(
 
     Where there are more than `MOST_TILES` of either, evenly chosen ones are shown.
     """
+    check_reading(temperature=temperature, scale=scale)
     c = recording.concepts.find(name)
     steps, blocks = (_choose_evenly(len(x)) for x in (recording.steps, recording.blocks))
     scores = recording.picture(b).scores
@@ -250,6 +252,7 @@ def _parts(text: str, size: int) -> list[tuple[str, Face]]:
 
     One that has most of the label writes what it can; some have no letters but those of a script.
     """
+    text = clean_text(text).replace("\n", " ")
     names: list[str] = []
     usual = _best(text)
     for one in text:
