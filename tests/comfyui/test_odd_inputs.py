@@ -64,7 +64,7 @@ SHAPES = {
     "not contiguous": lambda: box().mT.contiguous().mT,
 }
 USES = {
-    CutOut: lambda mask: {"image": image(1), "mask": mask, "crop": True},
+    CutOut: lambda mask: {"image": [image(1)], "mask": [mask], "crop": [True], "margin": [8]},
     Layers: lambda mask: {"image": [image(1)], "masks": [mask], "names": ["sun"]},
     SaveMasks: lambda mask: {"mask": [mask], "name": ["sun"], "folder": ["masks"]},
     Boxes: lambda mask: {"mask": mask, "name": "sun"},
@@ -112,9 +112,9 @@ def test_masks_of_a_batch_keep_their_order():
 
 def test_whole_numbers_beyond_1_are_8_bits_and_fractions_are_kept():
     grey = torch.full((1, 40, 56), 51, dtype=torch.uint8)
-    (rgba,) = use(CutOut, grey)
+    ((rgba,),) = use(CutOut, grey)
     assert torch.allclose(rgba[..., 3], torch.tensor(0.2))
-    (rgba,) = use(CutOut, torch.full((1, 40, 56), 0.2, dtype=torch.float64))
+    ((rgba,),) = use(CutOut, torch.full((1, 40, 56), 0.2, dtype=torch.float64))
     assert torch.allclose(rgba[..., 3], torch.tensor(0.2))
 
 
