@@ -3,6 +3,7 @@
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import pytest
@@ -82,7 +83,7 @@ def use(node: type, mask: object) -> tuple:
         return node.execute(**{**given, **USES[node](mask)}).result
 
 
-def same(one: object, other: object) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Whether two outputs of a node hold the same values."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other) and one.dtype == other.dtype
