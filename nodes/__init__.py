@@ -1,6 +1,5 @@
 """The nodes: each is a schema and one call into `conceptattention_core`."""
 
-import server
 from comfy_api.latest import ComfyExtension, io
 
 from .before import keep_prompt
@@ -12,6 +11,7 @@ from .record import Maps, Record
 from .regions import Boxes, Regions
 from .scores import Gate, Scores
 from .view import Explorer, Labels, Overlay, Sheet
+from .wires import running_server
 
 NODES: list[type[io.ComfyNode]] = [
     *(Record, Locate, Maps),
@@ -24,6 +24,6 @@ NODES: list[type[io.ComfyNode]] = [
 
 class ConceptAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        if (page := getattr(server.PromptServer, "instance", None)) is not None:
-            page.add_on_prompt_handler(keep_prompt)
+        if (server := running_server()) is not None:
+            server.add_on_prompt_handler(keep_prompt)
         return NODES

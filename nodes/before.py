@@ -52,8 +52,9 @@ def check_range(text: str | None, what: str) -> None:
     try:
         select(text, MANY, what)
     except ConceptAttentionError:
+        told = clean_text(text)[:MOST_TOLD]
         raise ConceptAttentionError(
-            f"Could not read '{clean_text(text)[:MOST_TOLD]}' as a range of {what}. Accepted: {ACCEPTED}."
+            f"Could not read '{told}' as a range of {what}. Accepted: {ACCEPTED}."
         ) from None
 
 

@@ -30,6 +30,7 @@ class CutOut(io.ComfyNode):
             "Cut Out",
             description="The picture with a mask as its alpha channel: only the thing is left.",
             search_aliases=["concept attention", "rgba", "alpha", "transparent", "sticker"],
+            is_input_list=True,
             inputs=[
                 io.Image.Input("image", tooltip="The pictures that the masks belong to."),
                 io.Mask.Input("mask", tooltip="From Concept Masks: one cut-out per concept."),
@@ -52,6 +53,7 @@ class CutOut(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="cut-out",
+                    is_output_list=True,
                     tooltip="Pictures with alpha. Of an empty mask: fully transparent.",
                 )
             ],
@@ -60,12 +62,30 @@ class CutOut(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, image, mask, crop, margin) -> io.NodeOutput:
-        rgba = cut_out(image, mask)
-        bounds = find_bounds(mask.amax(0), margin) if crop else None
-        if bounds is not None:
-            left, top, right, bottom = bounds
-            rgba = rgba[:, top:bottom, left:right]
-        return io.NodeOutput(rgba)
+        count = max(len(image), len(mask))
+        if count % len(image) or (len(mask) != count and len(mask) != 1):
+            raise ConceptAttentionError(
+                f"There are {len(mask)} masks and {len(image)} pictures. Connect as many masks for "
+                "each picture, or one picture."
+            )
+        made = [
+            cut(
+                image[n * len(image) // count],  # the masks of a picture follow one another
+                *(values[min(n, len(values) - 1)] for values in (mask, crop, margin)),
+            )
+            for n in range(count)
+        ]
+        return io.NodeOutput(made)
+
+
+def cut(image: torch.Tensor, mask: torch.Tensor, crop: bool, margin: int) -> torch.Tensor:
+    """Pictures with their masks as alpha, `b h w 4`, cropped to what all masks show together."""
+    rgba = cut_out(image, mask)
+    bounds = find_bounds(mask.amax(0), margin) if crop else None
+    if bounds is not None:
+        left, top, right, bottom = bounds
+        rgba = rgba[:, top:bottom, left:right]
+    return rgba
 
 
 class Layers(io.ComfyNode):

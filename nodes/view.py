@@ -54,8 +54,7 @@ class Overlay(io.ComfyNode):
                 for b, picture in enumerate(image)
             ]
         )
-        shown = ui.PreviewImage(views, cls=cls).as_dict()
-        return io.NodeOutput(views, ui=tell(cls, notices, shown))
+        return io.NodeOutput(views, ui=tell(cls, notices, ui.PreviewImage(views, cls=cls)))
 
 
 class Labels(io.ComfyNode):

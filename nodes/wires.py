@@ -2,13 +2,13 @@
 
 import dataclasses
 import logging
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import folder_paths
-import server
 from comfy_api.latest import io, ui
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
@@ -316,12 +316,10 @@ def mask_spec(
     )
 
 
-def tell(
-    cls: type[io.ComfyNode], notices: Iterable[str], view: dict[str, Any] | None = None
-) -> Any:
-    """What a node shows: its `view`, and notices, which are on the node, in the history, the log.
+def tell(cls: type[io.ComfyNode], notices: Iterable[str], view: Any = None) -> Any:
+    """What a node shows: its `view`, and notices: on the node, in the history and in the log.
 
-    For `ui` of a NodeOutput.
+    For `ui` of a NodeOutput, a dictionary or one of `comfy_api`'s.
     """
     text = "\n".join(notices)
     show(text)
@@ -329,7 +327,14 @@ def tell(
         return view
     logging.warning("%s: %s", cls.define_schema().display_name, text)
     told = ui.PreviewText(text)
-    return {**view, **told.as_dict()} if view else told
+    if view is None:
+        return told
+    return {**(view if isinstance(view, dict) else view.as_dict()), **told.as_dict()}
+
+
+def running_server() -> Any:
+    """ComfyUI's PromptServer, or None where nodes run without one. To import it is to make it."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
 _shown: set[str] = set()  # nodes that show a text, which would stay when there is none
@@ -337,7 +342,7 @@ _shown: set[str] = set()  # nodes that show a text, which would stay when there 
 
 def show(text: str) -> None:
     """A text on the node that runs; nothing takes an earlier one away."""
-    context, page = get_executing_context(), getattr(server.PromptServer, "instance", None)
+    context, page = get_executing_context(), running_server()
     if context is None or page is None or not (text or context.node_id in _shown):
         return
     (_shown.add if text else _shown.discard)(context.node_id)

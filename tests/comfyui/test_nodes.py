@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.attention import ATTEND, SPACES
 from conceptattention.conceptattention_core.concepts import parse
+from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.maps import ORDERS, SCALES, ConceptMaps
 from conceptattention.conceptattention_core.recording import Grid
 from conceptattention.conceptattention_core.thresholds import THRESHOLDS
@@ -332,6 +333,7 @@ def test_one_concept_competes_with_a_background_that_gets_no_mask():
 
 
 def test_one_of_a_batch_can_be_taken_out_after_sampling():
+    STORE.clear()  # the same picture with other words, of other tests
     _, latent = sampled(batch=3)
     (maps,) = run(Maps, latent=latent)
     (second,) = call(stock.LatentFromBatch, samples=latent, batch_index=1, length=1)

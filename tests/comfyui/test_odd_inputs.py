@@ -3,6 +3,7 @@
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import pytest
@@ -64,7 +65,7 @@ SHAPES = {
     "not contiguous": lambda: box().mT.contiguous().mT,
 }
 USES = {
-    CutOut: lambda mask: {"image": image(1), "mask": mask, "crop": True},
+    CutOut: lambda mask: {"image": [image(1)], "mask": [mask], "crop": [True], "margin": [8]},
     Layers: lambda mask: {"image": [image(1)], "masks": [mask], "names": ["sun"]},
     SaveMasks: lambda mask: {"mask": [mask], "name": ["sun"], "folder": ["masks"]},
     Boxes: lambda mask: {"mask": mask, "name": "sun"},
@@ -82,7 +83,7 @@ def use(node: type, mask: object) -> tuple:
         return node.execute(**{**given, **USES[node](mask)}).result
 
 
-def same(one: object, other: object) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Whether two outputs of a node hold the same values."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other) and one.dtype == other.dtype
@@ -112,9 +113,9 @@ def test_masks_of_a_batch_keep_their_order():
 
 def test_whole_numbers_beyond_1_are_8_bits_and_fractions_are_kept():
     grey = torch.full((1, 40, 56), 51, dtype=torch.uint8)
-    (rgba,) = use(CutOut, grey)
+    ((rgba,),) = use(CutOut, grey)
     assert torch.allclose(rgba[..., 3], torch.tensor(0.2))
-    (rgba,) = use(CutOut, torch.full((1, 40, 56), 0.2, dtype=torch.float64))
+    ((rgba,),) = use(CutOut, torch.full((1, 40, 56), 0.2, dtype=torch.float64))
     assert torch.allclose(rgba[..., 3], torch.tensor(0.2))
 
 

@@ -34,7 +34,7 @@ from PIL import Image
 import nodes as stock
 
 from .graphs import WORDS, changed, node, painting, pictures
-from .test_nodes import HALVES, TINY_FLUX, image, run, sampled, territories
+from .test_nodes import HALVES, TINY_FLUX, defaults, image, run, sampled, territories
 from .tiny import POOLED_WIDTH, WordReader, call
 
 try:
@@ -76,11 +76,17 @@ def box_mask(*boxes: tuple[int, int, int, int], h: int = 40, w: int = 56) -> tor
 # --- Cut Out --------------------------------------------------------------------------------------
 
 
+def cut_out(image: torch.Tensor, mask: torch.Tensor, **widgets) -> list[torch.Tensor]:
+    given = {"image": image, "mask": mask, **defaults(CutOut), **widgets}
+    (made,) = call(CutOut, **{name: [value] for name, value in given.items()})
+    return made
+
+
 @pytest.mark.parametrize("channels", [3, 4])
 def test_a_cut_out_keeps_colours_and_takes_the_mask_as_alpha(channels):
     pixels = torch.rand(2, 40, 56, channels)
     mask = torch.cat([box_mask((3, 4, 9, 9)), torch.rand(1, 40, 56)])
-    (rgba,) = run(CutOut, image=pixels, mask=mask)
+    (rgba,) = cut_out(image=pixels, mask=mask)
     assert torch.equal(rgba[..., :3], pixels[..., :3])
     assert torch.equal(rgba[..., 3], mask)
 
@@ -97,21 +103,21 @@ def test_a_cut_out_keeps_colours_and_takes_the_mask_as_alpha(channels):
 )
 def test_cropped_it_is_the_thing_and_its_margin_as_far_as_the_picture_goes(box, margin, kept):
     left, top, right, bottom = kept
-    (whole,) = run(CutOut, image=picture(), mask=box_mask(box))
-    (rgba,) = run(CutOut, image=picture(), mask=box_mask(box), crop=True, margin=margin)
+    (whole,) = cut_out(image=picture(), mask=box_mask(box))
+    (rgba,) = cut_out(image=picture(), mask=box_mask(box), crop=True, margin=margin)
     assert torch.equal(rgba, whole[:, top:bottom, left:right])
 
 
 def test_pictures_of_a_batch_are_cropped_alike_around_all_their_things():
     mask = torch.cat([box_mask((5, 6, 10, 12)), box_mask((20, 30, 25, 33)), box_mask()])
-    (rgba,) = run(CutOut, image=picture(3), mask=mask, crop=True, margin=1)
+    (rgba,) = cut_out(image=picture(3), mask=mask, crop=True, margin=1)
     assert rgba.shape == (3, 33 - 6 + 2, 25 - 5 + 2, 4)
     assert [alpha.sum().item() for alpha in rgba[..., 3]] == [30, 15, 0]
 
 
 @pytest.mark.parametrize("crop", [False, True])
 def test_of_an_empty_mask_it_is_fully_transparent_and_as_large_as_the_picture(crop):
-    (rgba,) = run(CutOut, image=picture(), mask=box_mask(), crop=crop)
+    (rgba,) = cut_out(image=picture(), mask=box_mask(), crop=crop)
     assert rgba.shape == (1, 40, 56, 4)
     assert not rgba[..., 3].any()
 
@@ -120,7 +126,7 @@ def test_of_an_empty_mask_it_is_fully_transparent_and_as_large_as_the_picture(cr
 @pytest.mark.parametrize("crop", [False, True])
 def test_a_mask_of_other_pictures_is_refused_with_both_sizes(crop, shape):
     with pytest.raises(ConceptAttentionError) as refused:
-        run(CutOut, image=picture(2), mask=torch.ones(shape), crop=crop)
+        cut_out(image=picture(2), mask=torch.ones(shape), crop=crop)
     assert str(refused.value) == (
         f"The pictures are 2 of 40 x 56 pixels, the mask has the shape {shape}. "
         "Connect the same image to Concept Masks."
@@ -128,7 +134,7 @@ def test_a_mask_of_other_pictures_is_refused_with_both_sizes(crop, shape):
 
 
 def test_save_image_keeps_the_alpha_of_a_cut_out(output):
-    (rgba,) = run(CutOut, image=picture(), mask=box_mask((3, 4, 9, 9)))
+    (rgba,) = cut_out(image=picture(), mask=box_mask((3, 4, 9, 9)))
     call(stock.SaveImage, images=rgba, filename_prefix="thing")
     (name,) = files_in(output)
     saved = Image.open(output / name)
