@@ -19,6 +19,27 @@ Axes, one letter or word each, everywhere in this package:
     head d attention heads, their width   rgb    colours
 """
 
+from .texts import escape_text
+
 
 class ConceptAttentionError(ValueError):
-    """A request that cannot be met. The message says what was asked, found and accepted."""
+    """A request that cannot be met. The message says what was asked, found and accepted.
+
+    It can always be encoded and logged, whatever text it quotes.
+    """
+
+    # ComfyUI shows this before the class's name, and its own name of the module is a path
+    __module__ = "conceptattention"
+
+    def __str__(self) -> str:
+        return escape_text(super().__str__())
+
+    def __reduce__(self):
+        # other processes find the class by a function: what `__module__` names may not exist there
+        if type(self) is ConceptAttentionError:
+            return _make_error, self.args, self.__dict__ or None
+        return super().__reduce__()
+
+
+def _make_error(*args: object) -> ConceptAttentionError:
+    return ConceptAttentionError(*args)

@@ -59,6 +59,24 @@ class MaskSpec:
             raise ConceptAttentionError(f"A feather is 0 pixels or more, got {self.feather}.")
 
 
+def shape_notice(grid: Grid, height: int, width: int) -> str | None:
+    """A sentence for the user where a picture of this size cannot be the one that was recorded.
+
+    Pictures of its shape can, up to a pixel of rounding, and those that were less than half a
+    patch larger or smaller before they were cut to whole cells of the latent.
+    """
+    recorded = grid.size or (grid.h, grid.w)
+    sides = list(zip((height, width), recorded))
+    if all(abs(found - own) < grid.patch / 2 for found, own in sides):
+        return None
+    if max((n - 1) / own for n, own in sides) <= min((n + 1) / own for n, own in sides):
+        return None
+    return (
+        f"The picture is {height} x {width}, the recording was of {recorded[0]} x {recorded[1]}: "
+        "the masks are stretched. Crop or pad the masks instead of the picture."
+    )
+
+
 def upsample(maps: Tensor, grid: Grid, size: tuple[int, int] | None = None) -> Tensor:
     """Maps `b c y x` smoothly on pixels, `b c h w`.
 

@@ -5,6 +5,8 @@ import re
 from . import ConceptAttentionError
 
 ACCEPTED = "'all', '3', '2-5', '10-', 'first 4', 'last 10' or 'last half'"
+MOST_TOLD = 60
+"""Characters of a text that a message repeats."""
 DEEP = "last half"
 """The blocks that are read unless others are asked for: of Flux's 19 the last nine, as in the
 authors' demo. Deep blocks know more (arXiv 2502.04320, figure 7); on the demo model's scenes, too.
@@ -19,14 +21,15 @@ def select(text: str, available: int, what: str) -> range:
     other range must lie within what there is.
     """
     asked = " ".join(text.lower().split())
+    text = text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}..."
     if asked in ("", "all"):
         return range(available)
     if asked == "last half":
         return range(available - max(1, available // 2), available)
-    if match := re.fullmatch(r"(first|last) (\d+)", asked):
+    if match := re.fullmatch(r"(first|last) (\d{1,9})", asked):
         count = min(int(match[2]), available)
         chosen = range(count) if match[1] == "first" else range(available - count, available)
-    elif match := re.fullmatch(r"(\d+) ?(?:(-) ?(\d+)?)?", asked):
+    elif match := re.fullmatch(r"(\d{1,9}) ?(?:(-) ?(\d{1,9})?)?", asked):
         start = int(match[1])
         if match[3]:
             stop = int(match[3]) + 1

@@ -120,16 +120,21 @@ def sheet(
     tiles = [("", image)]
     names = [maps.concepts.names[c] for c in maps.concepts.shown]
     tiles += list(zip(names, heat_maps(maps, b, image.shape[:2], scale), strict=True))
-    columns = min(len(tiles), 4 if len(tiles) <= 8 else 6)
+    columns, rows = count_tiles(len(tiles))
     gap = max(4, image.shape[1] // 64)
     captioned = [np.vstack([_caption(name, image.shape[1]), tile]) for name, tile in tiles]
     h, w = captioned[0].shape[:2]
-    rows = -(-len(tiles) // columns)
     canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), PAPER, np.uint8)
     for i, tile in enumerate(captioned):
         y, x = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
         canvas[y : y + h, x : x + w] = tile
     return canvas
+
+
+def count_tiles(count: int) -> tuple[int, int]:
+    """Columns and rows of a sheet of so many tiles."""
+    columns = min(count, 4 if count <= 8 else 6)
+    return columns, -(-count // columns)
 
 
 def paint_labels(found: LabelMap, maps: ConceptMaps, b: int) -> Picture:

@@ -1,7 +1,9 @@
 """The nodes: each is a schema and one call into `conceptattention_core`."""
 
+import server
 from comfy_api.latest import ComfyExtension, io
 
+from .before import keep_prompt
 from .demo import DemoModel
 from .layers import CutOut, Layers, SaveLayers, SaveMasks
 from .locate import Locate
@@ -22,4 +24,6 @@ NODES: list[type[io.ComfyNode]] = [
 
 class ConceptAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        if (page := getattr(server.PromptServer, "instance", None)) is not None:
+            page.add_on_prompt_handler(keep_prompt)
         return NODES

@@ -5,6 +5,7 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..conceptattention_core.hosts.comfyui.demo import load_demo_model
+from .door import accepting
 from .wires import schema
 
 FOLDER = Path(__file__).parent.parent / "demo" / "model"
@@ -29,5 +30,6 @@ class DemoModel(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(*load_demo_model(FOLDER))

@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 from einops import repeat
 
 from ..conceptattention_core import ConceptAttentionError
+from ..conceptattention_core.concepts import key_of
 from ..conceptattention_core.export import file_names
 from ..conceptattention_core.layers import (
     Layer,
@@ -14,7 +15,9 @@ from ..conceptattention_core.layers import (
     find_bounds,
     save_psd,
 )
-from .wires import advanced, masks_input, names_input, next_path, schema, writing
+from ..conceptattention_core.texts import clean_text
+from .door import accepting
+from .wires import advanced, masks_input, names_input, next_path, schema, show, writing
 
 LayersWire = io.Custom("LAYERS")  # core's own in newer ComfyUI
 
@@ -55,6 +58,7 @@ class CutOut(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, image, mask, crop, margin) -> io.NodeOutput:
         rgba = cut_out(image, mask)
         bounds = find_bounds(mask.amax(0), margin) if crop else None
@@ -75,13 +79,17 @@ class Layers(io.ComfyNode):
             search_aliases=["concept attention", "psd", "compositor"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("image", tooltip="The picture; of a batch, the first one."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The picture; of a batch, the first one. Of a list, each gets a stack.",
+                ),
                 masks_input(),
                 names_input(),
             ],
             outputs=[
                 LayersWire.Output(
                     display_name="layers",
+                    is_output_list=True,
                     tooltip="A stack of layers: the picture at the bottom, then each concept "
                     "that the picture shows, in their order.",
                 )
@@ -89,29 +97,42 @@ class Layers(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, image, masks, names) -> io.NodeOutput:
-        (picture,) = image[:1]
-        picture = picture[:1, ..., :3]
-        stack = [{"name": "picture", "image": picture}]
-        for mask, name in pair(masks, names):
-            check_masks(picture, mask[:1])
-            bounds = find_bounds(mask[0])
-            if bounds is not None:
-                left, top, right, bottom = bounds
-                stack.append(
-                    {
-                        "name": name,
-                        "image": picture[:, top:bottom, left:right],
-                        "mask": 1 - mask[:1, top:bottom, left:right],  # 1 is transparent in core
-                        "x": left,
-                        "y": top,
-                    }
-                )
-        items = [
-            {"type": "raster", "x": 0, "y": 0, "z_index": z, **item} for z, item in enumerate(stack)
-        ]
-        canvas = (picture.shape[2], picture.shape[1])
-        return io.NodeOutput({"version": 1, "canvas": canvas, "layers": items})
+        groups = group(pair(masks, names))
+        if len(image) not in (1, len(groups)):
+            raise ConceptAttentionError(
+                f"There are {len(image)} pictures, and masks of {len(groups)}. Connect the images "
+                "that went to Concept Masks, each with the same concepts."
+            )
+        pictures = image * (len(groups) // len(image))
+        stacks = [stack_up(*both) for both in zip(pictures, groups, strict=True)]
+        return io.NodeOutput(stacks)
+
+
+def stack_up(image: torch.Tensor, masks: list[tuple[torch.Tensor, str]]) -> dict:
+    """The first picture of a batch and a layer for each named mask that is not empty."""
+    picture = image[:1, ..., :3]
+    stack = [{"name": "picture", "image": picture}]
+    for mask, name in masks:
+        check_masks(picture, mask[:1])
+        bounds = find_bounds(mask[0])
+        if bounds is not None:
+            left, top, right, bottom = bounds
+            stack.append(
+                {
+                    "name": name,
+                    "image": picture[:, top:bottom, left:right],
+                    "mask": 1 - mask[:1, top:bottom, left:right],  # 1 is transparent in core
+                    "x": left,
+                    "y": top,
+                }
+            )
+    items = [
+        {"type": "raster", "x": 0, "y": 0, "z_index": z, **item} for z, item in enumerate(stack)
+    ]
+    canvas = (picture.shape[2], picture.shape[1])
+    return {"version": 1, "canvas": canvas, "layers": items}
 
 
 class SaveLayers(io.ComfyNode):
@@ -135,6 +156,7 @@ class SaveLayers(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, layers, filename_prefix) -> io.NodeOutput:
         items = sorted(layers.get("layers", []), key=lambda item: item.get("z_index", 0))
         stack = [layer for number, item in enumerate(items) for layer in _to_layers(item, number)]
@@ -147,6 +169,7 @@ class SaveLayers(io.ComfyNode):
         with writing(filename_prefix):
             path = next_path(filename_prefix, ".psd")
             save_psd(path, stack, (h, w))
+        show(path.name)
         return io.NodeOutput(str(path), ui=ui.PreviewText(path.name))
 
 
@@ -158,7 +181,7 @@ def _to_layers(item: dict, number: int) -> list[Layer]:
         shown = F.interpolate(1 - mask[:, None].to(alpha), size=alpha.shape[1:], mode="bilinear")
         alpha = alpha * shown[:, 0]
     alpha = alpha * item.get("opacity", 1.0)
-    name = item.get("name") or f"layer {number}"
+    name = clean_text(item.get("name") or "") or f"layer {number}"
     names = [name] if len(image) == 1 else [f"{name} {n + 1}" for n in range(len(image))]
     return [
         Layer(own, rgba, item.get("x", 0), item.get("y", 0), item.get("visible", True))
@@ -198,10 +221,13 @@ class SaveMasks(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, mask, name, folder) -> io.NodeOutput:
-        names = [*name, *name[-1:] * (len(mask) - len(name))]  # one name does for all its parts
-        # "Sun" and "sun" are one file on some systems, and the number is counted for one of them
-        files = file_names([one.casefold() for one in names])
+        if len(name) == len(mask):
+            names, files = name, _name_files(name)
+        else:  # one name does for all its parts, each of which gets a file of its own
+            names = [*name, *name[-1:] * (len(mask) - len(name))]
+            files = file_names([one.casefold() for one in names])
         saved = []
         for (batch, _), safe in zip(pair(mask, names), files, strict=True):
             pictures = repeat(batch, "b h w -> b h w rgb", rgb=3)
@@ -209,6 +235,16 @@ class SaveMasks(io.ComfyNode):
             with writing(prefix):
                 saved += ui.ImageSaveHelper.save_images(pictures, prefix, io.FolderType.output, cls)
         return io.NodeOutput(mask, ui=ui.SavedImages(saved))
+
+
+def _name_files(names: list[str]) -> list[str]:
+    """What files are called; a name that repeats is the next picture's and keeps its file's name.
+
+    The number in it goes on. "Sun" and "sun" are one file on some systems, so they differ in more.
+    """
+    distinct = list(dict.fromkeys(names))
+    files = dict(zip(distinct, file_names([one.casefold() for one in distinct]), strict=True))
+    return [files[name] for name in names]
 
 
 def pair(masks: list, names: list[str]) -> list[tuple[torch.Tensor, str]]:
@@ -219,3 +255,16 @@ def pair(masks: list, names: list[str]) -> list[tuple[torch.Tensor, str]]:
             "Concept Masks."
         )
     return list(zip(masks, names, strict=True))
+
+
+def group(named: list[tuple[torch.Tensor, str]]) -> list[list[tuple[torch.Tensor, str]]]:
+    """Masks that came as a list, by the picture they belong to: a name that repeats begins one.
+
+    The concepts of one picture differ, so that of sun, sky, sun, sky two are the next picture's.
+    """
+    groups: list[list[tuple[torch.Tensor, str]]] = [[]]
+    for mask, name in named:
+        if key_of(name) in {key_of(other) for _, other in groups[-1]}:
+            groups.append([])
+        groups[-1].append((mask, name))
+    return groups

@@ -1,7 +1,5 @@
 """Finding concepts in a picture that exists already."""
 
-import logging
-
 from comfy_api.latest import io
 
 from ..conceptattention_core.attention import Method
@@ -11,6 +9,8 @@ from ..conceptattention_core.locating import MEGAPIXELS, LocateSpec, parse_noise
 from ..conceptattention_core.maps import reduce
 from ..conceptattention_core.ranges import ACCEPTED, DEEP
 from ..conceptattention_core.recording import RecordSpec
+from .before import check_concepts, check_range, refusal
+from .door import accepting
 from .wires import (
     ConceptMapsWire,
     advanced,
@@ -19,6 +19,7 @@ from .wires import (
     scale_input,
     schema,
     space_input,
+    tell,
     tokens_input,
 )
 
@@ -102,6 +103,15 @@ class Locate(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, concepts=None, noise=None, blocks=None) -> bool | str:
+        return refusal(
+            lambda: check_concepts(concepts),
+            lambda: noise is None or LocateSpec(noise=parse_noise(noise)),
+            lambda: check_range(blocks, "blocks"),
+        )
+
+    @classmethod
+    @accepting
     def execute(
         cls,
         model,
@@ -122,9 +132,8 @@ class Locate(io.ComfyNode):
         bounces=0,
     ) -> io.NodeOutput:
         wanted = parse(concepts, background)
-        for notice in wanted.notices:
-            logging.info("Locate Concepts in Image: %s", notice)
         spec = RecordSpec(wanted, tokens, Method(space=space, bounces=bounces), blocks)
         how = LocateSpec(caption, parse_noise(noise), samples, seed, megapixels)
         recording = locate(model, clip, vae, image, spec, how)
-        return io.NodeOutput(reduce(recording, blocks="all", scale=scale))
+        maps = reduce(recording, blocks="all", scale=scale)
+        return io.NodeOutput(maps, ui=tell(cls, wanted.notices))

@@ -1,13 +1,13 @@
 """Maps to masks that stock nodes take as they are."""
 
-import logging
-
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..conceptattention_core.concepts import split
 from ..conceptattention_core.masks import draw, union
 from ..conceptattention_core.masks import split as split_masks
+from .before import check_names, refusal
+from .door import accepting
 from .wires import (
     advanced,
     check_picture,
@@ -17,6 +17,7 @@ from .wires import (
     mask_spec,
     picture_input,
     schema,
+    tell,
 )
 
 
@@ -43,11 +44,12 @@ class Masks(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, maps, image=None, **widgets) -> io.NodeOutput:
-        check_picture(maps, image)
+        notices = check_picture(maps, image)
         masks = draw(maps, spec=mask_spec(**widgets), image=image)
         names = [maps.concepts.names[c] for c in maps.concepts.shown]
-        return io.NodeOutput(list(masks), names)
+        return io.NodeOutput(list(masks), names, ui=tell(cls, notices))
 
 
 class Pick(io.ComfyNode):
@@ -81,31 +83,32 @@ class Pick(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name=None) -> bool | str:
+        return refusal(lambda: check_names(name, "maps", needed=True))
+
+    @classmethod
+    @accepting
     def execute(cls, maps, name, invert, image=None, **widgets) -> io.NodeOutput:
-        check_picture(maps, image)
+        notices = check_picture(maps, image)
         names = split(name)
         masks = draw(maps, names, mask_spec(**widgets), image=image)
-        told = _tell_empty(names, masks)
-        if told:
-            logging.warning("Pick Concept Mask: %s", told)
         mask = union(masks)
-        return io.NodeOutput(
-            1 - mask if invert else mask, ui=ui.PreviewText(told) if told else None
-        )
+        shown = tell(cls, notices + _tell_empty(names, masks))
+        return io.NodeOutput(1 - mask if invert else mask, ui=shown)
 
 
-def _tell_empty(names: list[str], masks: Tensor) -> str:
-    """Which of these masks `c b h w` are empty, in a sentence; nothing where none is."""
+def _tell_empty(names: list[str], masks: Tensor) -> list[str]:
+    """Which of these masks `c b h w` are empty, in a notice; none where none is."""
     empty = {
         name: int((~own.flatten(1).any(1)).sum())
         for name, own in zip(names, masks, strict=True)
         if not own.flatten(1).any(1).all()
     }
     if not empty:
-        return ""
+        return []
     pictures = masks.shape[1]
     told = ", ".join(f"{name} ({count} of {pictures})" for name, count in empty.items())
-    return f"Empty masks: {told}. Concept Scores says how much there is of each concept."
+    return [f"Empty masks: {told}. Concept Scores says how much there is of each concept."]
 
 
 class Split(io.ComfyNode):
@@ -144,6 +147,7 @@ class Split(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, mask, islands) -> io.NodeOutput:
         parts = split_masks(mask, islands / 100)
         return io.NodeOutput(list(parts), list(range(1, len(parts) + 1)))

@@ -1,17 +1,21 @@
 """Listening to a sampler, and reading what was heard."""
 
-import logging
+import inspect
 
 from comfy_api.latest import io
 
+from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.attention import ATTEND, Method
 from ..conceptattention_core.concepts import parse
 from ..conceptattention_core.hosts.comfyui.live import Live
 from ..conceptattention_core.hosts.comfyui.patch import record, spec_of
-from ..conceptattention_core.hosts.comfyui.store import STORE
+from ..conceptattention_core.hosts.comfyui.store import STORE, NeverRecordedError
+from ..conceptattention_core.hosts.comfyui.upstream import Node, Upstream
 from ..conceptattention_core.maps import ORDERS, reduce
 from ..conceptattention_core.ranges import ACCEPTED, DEEP
 from ..conceptattention_core.recording import BUDGET_MIB, RecordSpec
+from .before import check_concepts, check_range, refusal
+from .door import accepting
 from .wires import (
     ConceptMapsWire,
     advanced,
@@ -20,7 +24,13 @@ from .wires import (
     scale_input,
     schema,
     space_input,
+    tell,
     tokens_input,
+)
+
+NOT_RECORDED = (
+    "The connected MODEL did not go through Record Concepts and was ignored; the maps are those of "
+    "the latent's own recording."
 )
 
 
@@ -94,6 +104,13 @@ class Record(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, concepts=None, blocks=None, live=None) -> bool | str:
+        return refusal(
+            lambda: check_concepts(concepts, live), lambda: check_range(blocks, "blocks")
+        )
+
+    @classmethod
+    @accepting
     def execute(
         cls,
         model,
@@ -109,12 +126,36 @@ class Record(io.ComfyNode):
         live="",
         live_every=4,
     ) -> io.NodeOutput:
-        wanted = parse(concepts, background)
-        for notice in wanted.notices:
-            logging.info("Record Concepts: %s", notice)
-        spec = RecordSpec(wanted, tokens, Method(attend_to, space, bounces), blocks, memory)
-        view = Live(live, live_every).check(wanted) if live.strip() else None
-        return io.NodeOutput(record(model, clip, spec, live=view))
+        spec = record_spec(concepts, background, tokens, attend_to, space, blocks, memory, bounces)
+        view = Live(live, live_every).check(spec.concepts) if live.strip() else None
+        shown = tell(cls, spec.concepts.notices)
+        return io.NodeOutput(record(model, clip, spec, live=view), ui=shown)
+
+
+def record_spec(
+    concepts: str,
+    background: bool,
+    tokens: str,
+    attend_to: str,
+    space: str,
+    blocks: str,
+    memory: int,
+    bounces: int = 0,
+) -> RecordSpec:
+    """What Record Concepts was set to."""
+    method = Method(attend_to, space, bounces)
+    return RecordSpec(parse(concepts, background), tokens, method, blocks, memory)
+
+
+def specs_of(upstream: Upstream) -> list[RecordSpec]:
+    """What the Record Concepts nodes of a graph are set to; nothing where one is set by others."""
+    named = set(inspect.signature(record_spec).parameters)
+    specs = []
+    for node in upstream.records:
+        if named & set(node.links):
+            return []
+        specs.append(record_spec(**{n: v for n, v in node.inputs.items() if n in named}))
+    return specs
 
 
 class Maps(io.ComfyNode):
@@ -171,6 +212,8 @@ class Maps(io.ComfyNode):
                 ),
                 scale_input(),
             ],
+            # which words were asked, and why nothing was recorded, stands in the graph
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[
                 ConceptMapsWire.Output(
                     display_name="concept maps",
@@ -180,17 +223,47 @@ class Maps(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, steps=None, blocks=None) -> bool | str:
+        return refusal(lambda: check_range(steps, "steps"), lambda: check_range(blocks, "blocks"))
+
+    @classmethod
+    @accepting
     def execute(
         cls, latent, steps, blocks, order, temperature, model=None, scale="as they are"
     ) -> io.NodeOutput:
-        recording = STORE.find(latent["samples"], None if model is None else spec_of(model))
-        return io.NodeOutput(
-            reduce(
-                recording,
-                steps=steps,
-                blocks=blocks,
-                order=order,
-                temperature=temperature,
-                scale=scale,
-            )
+        upstream = cls._upstream()
+        among = specs_of(upstream)
+        spec, notices = None, []
+        if model is not None:
+            try:
+                spec = spec_of(model)
+            except ConceptAttentionError:  # some packs connect a loader's MODEL by themselves
+                notices.append(NOT_RECORDED)
+        try:
+            recording = STORE.find(latent["samples"], spec, among)
+        except NeverRecordedError as error:
+            if not upstream.nodes:
+                raise
+            raise ConceptAttentionError(upstream.explain(STORE.recorded(among))) from error
+        maps = reduce(
+            recording,
+            steps=steps,
+            blocks=blocks,
+            order=order,
+            temperature=temperature,
+            scale=scale,
         )
+        return io.NodeOutput(maps, ui=tell(cls, notices))
+
+    @classmethod
+    def _upstream(cls) -> Upstream:
+        """What lies before the latent in the graph that is executed."""
+        prompt = cls.hidden and cls.hidden.dynprompt
+        if not prompt:
+            return Upstream({})
+
+        def find(node: str) -> Node | None:
+            own = prompt.get_node(node) if prompt.has_node(node) else None
+            return own and Node(own["class_type"], own["inputs"])
+
+        return Upstream.of(find, cls.hidden.unique_id, "latent")

@@ -1,6 +1,7 @@
 """Masks as places: boxes and points for detectors and detailers, regions for prompts."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,10 @@ from ..conceptattention_core.concepts import key_of
 from ..conceptattention_core.layers import find_bounds
 from ..conceptattention_core.masks import split
 from ..conceptattention_core.refine import find_middle
-from .layers import pair
+from ..conceptattention_core.texts import clean_text
+from .before import concepts_behind, refusal
+from .door import accepting
+from .layers import group, pair
 from .wires import advanced, masks_input, names_input, schema
 
 BoxWire = io.Custom("BOUNDING_BOX")  # core's own in newer ComfyUI
@@ -95,6 +99,7 @@ class Boxes(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, mask, name, each_part, margin, crop_factor) -> io.NodeOutput:
         parts = split(mask, SPECK) if each_part else mask[None]  # n b h w
         found = [
@@ -179,32 +184,54 @@ class Regions(io.ComfyNode):
             outputs=[
                 io.Conditioning.Output(
                     display_name="conditioning",
+                    is_output_list=True,
                     tooltip="The whole picture's prompt and one for each mask that is not empty.",
                 )
             ],
         )
 
     @classmethod
+    def validate_inputs(cls, prompts=None) -> bool | str:
+        return refusal(lambda: prompts and check_prompts(prompts[0]))
+
+    @classmethod
+    @accepting
     def execute(
         cls, clip, conditioning, masks, names, prompts, strength, only_mentioned
     ) -> io.NodeOutput:
-        mentioned = read_prompts(prompts[0], names)
-        base = conditioning[0]
-        if not base:
-            raise ConceptAttentionError("The prompt for the whole picture is empty.")
-        # the strength of a guided model is the whole picture's
-        kept = {key: value for key, value in base[0][1].items() if key == "guidance"}
-        added = []
-        regions = pair(masks, names)
-        check_alike(regions)
-        for mask, name in regions:
-            words = mentioned.get(key_of(name), None if only_mentioned[0] else name)
-            if words is None or not mask.any():
-                continue
-            encoded = clip[0].encode_from_tokens_scheduled(clip[0].tokenize(words))
-            region = {"mask": mask, "mask_strength": strength[0], "set_area_to_bounds": False}
-            added += [[rows, {**options, **kept, **region}] for rows, options in encoded]
-        return io.NodeOutput([*base, *added])
+        groups = group(pair(masks, names))
+        if len(conditioning) not in (1, len(groups)):
+            raise ConceptAttentionError(
+                f"There are {len(conditioning)} prompts for whole pictures, and masks of "
+                f"{len(groups)}. Connect one prompt, or one for each picture."
+            )
+        made = []
+        for n, regions in enumerate(groups):
+            base, text = conditioning[n % len(conditioning)], prompts[min(n, len(prompts) - 1)]
+            if not base:
+                raise ConceptAttentionError("The prompt for the whole picture is empty.")
+            check_alike(regions)
+            mentioned = read_prompts(text, names)
+            painted = [
+                (mask, mentioned.get(key_of(name), None if only_mentioned[0] else name))
+                for mask, name in regions
+            ]
+            made.append([*base, *add_regions(clip[0], base, painted, strength[0])])
+        return io.NodeOutput(made)
+
+
+def add_regions(clip: Any, base: list, painted: list, strength: float) -> list:
+    """The conditioning of each mask that is not empty and has words, as the prompt `base` is."""
+    # the strength of a guided model is the whole picture's
+    kept = {key: value for key, value in base[0][1].items() if key == "guidance"}
+    added = []
+    for mask, words in painted:
+        if words is None or not mask.any():
+            continue
+        encoded = clip.encode_from_tokens_scheduled(clip.tokenize(words))
+        region = {"mask": mask, "mask_strength": strength, "set_area_to_bounds": False}
+        added += [[rows, {**options, **kept, **region}] for rows, options in encoded]
+    return added
 
 
 def check_alike(regions: list[tuple[torch.Tensor, str]]) -> None:
@@ -223,9 +250,19 @@ def check_alike(regions: list[tuple[torch.Tensor, str]]) -> None:
         )
 
 
-def read_prompts(text: str, names: list[str]) -> dict[str, str]:
-    """Prompts by the keys of their names; an error for a name that is none of `names`."""
-    known = {key_of(name) for name in names}
+def check_prompts(text: str | None) -> None:
+    """An error unless a text is prompts for the names that the graph tells, if it tells any."""
+    if text is not None:
+        known = [name for concepts in concepts_behind("names") for name in concepts.names]
+        read_prompts(clean_text(text), known or None)
+
+
+def read_prompts(text: str, names: Sequence[str] | None) -> dict[str, str]:
+    """Prompts by the keys of their names; an error for a name that is none of `names`.
+
+    None: which names there are is not known yet.
+    """
+    known = {key_of(name) for name in names or ()}
     prompts = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         name, colon, prompt = (part.strip() for part in line.replace("：", ":").partition(":"))
@@ -233,7 +270,7 @@ def read_prompts(text: str, names: list[str]) -> dict[str, str]:
             raise ConceptAttentionError(
                 f"'{line}' is no region: write one 'name: prompt' per line."
             )
-        if key_of(name) not in known:
+        if names is not None and key_of(name) not in known:
             raise ConceptAttentionError(
                 f"'prompts' mentions '{name}', which is none of the masks' names: "
                 f"{', '.join(names)}."

@@ -8,7 +8,9 @@ from comfy_api.latest import io, ui
 from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.concepts import split
 from ..conceptattention_core.maps import describe, presence
-from .wires import check_picture, maps_input, schema
+from .before import check_names, refusal
+from .door import accepting
+from .wires import check_picture, maps_input, schema, show
 
 
 class Scores(io.ComfyNode):
@@ -38,6 +40,7 @@ class Scores(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, maps) -> io.NodeOutput:
         figures = presence(maps)
         shown = [[figures[b][c] for c in maps.concepts.shown] for b in range(len(figures))]
@@ -47,6 +50,7 @@ class Scores(io.ComfyNode):
         ]
         absent = dict.fromkeys(one.name for picture in shown for one in picture if not one.present)
         text = describe(maps)
+        show(text)
         return io.NodeOutput(
             text,
             json.dumps(table, ensure_ascii=False, indent=1),
@@ -105,6 +109,11 @@ class Gate(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, names=None) -> bool | str:
+        return refusal(lambda: check_names(names, "maps", needed=False))
+
+    @classmethod
+    @accepting
     def execute(cls, maps, image, names, coverage, latent=None) -> io.NodeOutput:
         check_picture(maps, image)
         if latent is not None and len(latent["samples"]) != len(image):

@@ -8,7 +8,9 @@ from comfy_api.latest import io, ui
 
 from ..conceptattention_core import render
 from ..conceptattention_core.explorer import page_of
-from .wires import check_picture, maps_input, next_path, schema, writing
+from .before import check_names, refusal
+from .door import accepting
+from .wires import check_picture, maps_input, next_path, schema, tell, writing
 
 VIEWS = {
     "regions": render.overlay,
@@ -43,15 +45,17 @@ class Overlay(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, maps, image, view) -> io.NodeOutput:
-        check_picture(maps, image)
+        notices = check_picture(maps, image)
         views = torch.stack(
             [
                 render.to_image(VIEWS[view](render.to_picture(picture), maps, b))
                 for b, picture in enumerate(image)
             ]
         )
-        return io.NodeOutput(views, ui=ui.PreviewImage(views, cls=cls))
+        shown = ui.PreviewImage(views, cls=cls).as_dict()
+        return io.NodeOutput(views, ui=tell(cls, notices, shown))
 
 
 class Labels(io.ComfyNode):
@@ -80,14 +84,16 @@ class Labels(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, maps, image) -> io.NodeOutput:
-        check_picture(maps, image)
+        notices = check_picture(maps, image)
         pictures = [render.to_picture(one) for one in image]
         numbers = [render.label_map(maps, b, picture) for b, picture in enumerate(pictures)]
         views = [render.paint_labels(found, maps, b) for b, found in enumerate(numbers)]
         return io.NodeOutput(
             torch.stack([render.to_image(view) for view in views]),
             torch.stack([torch.from_numpy(one).float() / 255 for one in numbers]),
+            ui=tell(cls, notices),
         )
 
 
@@ -115,6 +121,11 @@ class Sheet(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name=None) -> bool | str:
+        return refusal(lambda: check_names(name, "maps", needed=True))
+
+    @classmethod
+    @accepting
     def execute(cls, maps, name) -> io.NodeOutput:
         recording = maps.source
         how = {key: maps.settings[key] for key in ("temperature", "scale")}
@@ -157,8 +168,9 @@ class Explorer(io.ComfyNode):
         )
 
     @classmethod
+    @accepting
     def execute(cls, maps, image, filename_prefix) -> io.NodeOutput:
-        check_picture(maps, image)
+        notices = check_picture(maps, image)
         paths = []
         for b, picture in enumerate(image):
             page = page_of(render.to_picture(picture), maps, b)
@@ -175,4 +187,6 @@ class Explorer(io.ComfyNode):
             }
             for path in paths
         ]
-        return io.NodeOutput([str(path) for path in paths], ui={"explorer": shown})
+        return io.NodeOutput(
+            [str(path) for path in paths], ui=tell(cls, notices, {"explorer": shown})
+        )

@@ -1,20 +1,23 @@
 """What the nodes share: the wire of concept maps, the category, inputs that occur twice."""
 
 import dataclasses
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import folder_paths
-from comfy_api.latest import io
+import server
+from comfy_api.latest import io, ui
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.attention import MOST_BOUNCES, SPACES
 from ..conceptattention_core.concepts import MOST_CONCEPTS
 from ..conceptattention_core.maps import SCALES, ConceptMaps
-from ..conceptattention_core.masks import MaskSpec
+from ..conceptattention_core.masks import MaskSpec, shape_notice
 from ..conceptattention_core.recording import TOKENS
 from ..conceptattention_core.refine import SMOOTHNESS
 from ..conceptattention_core.thresholds import THRESHOLDS
@@ -313,6 +316,34 @@ def mask_spec(
     )
 
 
+def tell(
+    cls: type[io.ComfyNode], notices: Iterable[str], view: dict[str, Any] | None = None
+) -> Any:
+    """What a node shows: its `view`, and notices, which are on the node, in the history, the log.
+
+    For `ui` of a NodeOutput.
+    """
+    text = "\n".join(notices)
+    show(text)
+    if not text:
+        return view
+    logging.warning("%s: %s", cls.define_schema().display_name, text)
+    told = ui.PreviewText(text)
+    return {**view, **told.as_dict()} if view else told
+
+
+_shown: set[str] = set()  # nodes that show a text, which would stay when there is none
+
+
+def show(text: str) -> None:
+    """A text on the node that runs; nothing takes an earlier one away."""
+    context, page = get_executing_context(), getattr(server.PromptServer, "instance", None)
+    if context is None or page is None or not (text or context.node_id in _shown):
+        return
+    (_shown.add if text else _shown.discard)(context.node_id)
+    page.send_progress_text(text or " ", context.node_id)  # the page skips empty ones
+
+
 @contextmanager
 def writing(prefix: str) -> Iterator[None]:
     """What the system says of a file it does not take, as a sentence that names the folder."""
@@ -334,10 +365,14 @@ def next_path(prefix: str, ending: str) -> Path:
     return Path(folder) / f"{name}_{counter:05}_{ending}"
 
 
-def check_picture(maps: ConceptMaps, image: Tensor | None) -> None:
-    """An error unless the pictures are as many as the maps belong to."""
-    if image is not None and len(image) != len(maps.maps):
+def check_picture(maps: ConceptMaps, image: Tensor | None) -> list[str]:
+    """An error unless the pictures are as many as the maps belong to; notices of what is amiss."""
+    if image is None:
+        return []
+    if len(image) != len(maps.maps):
         raise ConceptAttentionError(
             f"The image batch has {len(image)} pictures, the maps belong to {len(maps.maps)}. "
             "Connect the picture decoded from the recorded latent."
         )
+    notice = shape_notice(maps.grid, *image.shape[1:3])
+    return [notice] if notice else []

@@ -530,10 +530,12 @@ def test_two_recordings_of_one_picture_are_told_apart_by_their_model(tiny):
     models = [tiny.recorded("cat, sky"), tiny.recorded("dog, sea")]
     latents = [tiny.sample(model) for model in models]
     assert torch.equal(*latents)
-    assert STORE.find(latents[0]).concepts.names == ("dog", "sea")  # the newest
-    for model in models:
+    for model, latent in zip(models, latents, strict=True):
         spec = patch.spec_of(model)
         assert STORE.find(latents[0], spec).concepts is spec.concepts
+        assert STORE.find(latent).concepts is spec.concepts  # the very tensor tells, too
+    with pytest.raises(ConceptAttentionError, match="'dog, sea' and of 'cat, sky'"):
+        STORE.find(latents[0].clone())
 
 
 def test_recording_a_recorded_model_replaces_what_it_listens_to(tiny):

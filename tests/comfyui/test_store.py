@@ -95,8 +95,6 @@ def test_of_one_picture_recorded_twice_the_newest_counts(store):
         store.file([latent()], recording(value=value))
     assert pictures(store.find(latent())) == [20, 21]
     assert len(store) == 2  # the first is gone
-    store.file([latent()], recording(value=30, words="dog, sky"))
-    assert pictures(store.find(latent())) == [30, 31]
 
 
 def test_a_spec_tells_recordings_of_one_picture_apart(store):
@@ -146,8 +144,11 @@ def test_an_empty_store_finds_nothing(store):
 
 def test_a_run_that_failed_to_a_black_picture_does_not_answer_for_others(store):
     store.file([latent()], recording(value=10))
-    store.file([torch.full_like(latent(), float("nan"))], recording(value=20))
+    black = torch.full_like(latent(), float("nan"))
+    store.file([black], recording(value=20))
     assert pictures(store.find(latent())) == [10, 11]
+    with pytest.raises(ConceptAttentionError, match="values that are not numbers"):
+        store.find(black)
     with pytest.raises(ConceptAttentionError, match=NEVER):
         store.find(latent(seed=3))
 
@@ -165,8 +166,10 @@ def test_beyond_its_capacity_the_store_forgets_the_oldest():
     assert len(store) == 3
     assert pictures(store.find(latent(1, seed=19))) == [19]
     assert pictures(store.find(latent(1, seed=17))) == [17]
-    with pytest.raises(ConceptAttentionError, match=f"{NEVER}.*dropped to save memory"):
+    with pytest.raises(ConceptAttentionError, match="dropped to save memory"):
         store.find(latent(1, seed=16))
+    with pytest.raises(ConceptAttentionError, match=NEVER):  # too long ago to be known
+        store.find(latent(1, seed=0))
 
 
 def test_the_newest_recording_stays_however_large():

@@ -140,7 +140,8 @@ def test_save_image_keeps_the_alpha_of_a_cut_out(output):
 
 
 def layers_of(pixels: torch.Tensor, masks: list[torch.Tensor], names: list[str]) -> dict:
-    return call(Layers, image=[pixels], masks=masks, names=names)[0]
+    (stack,) = call(Layers, image=[pixels], masks=masks, names=names)[0]
+    return stack
 
 
 def composited(items: list[dict], canvas: tuple[int, int]) -> torch.Tensor:
@@ -689,13 +690,14 @@ class Clip(WordReader):
 def regions(masks: list[torch.Tensor], names: list[str], base=None, **widgets) -> list:
     widgets = {"prompts": "", "strength": 1.0, "only_mentioned": False, **widgets}
     with torch.inference_mode():
-        return Regions.execute(
+        (made,) = Regions.execute(
             clip=[Clip()],
             conditioning=[TINY_FLUX.prompt(1) if base is None else base],
             masks=masks,
             names=names,
             **{name: [value] for name, value in widgets.items()},
         ).result[0]
+    return made
 
 
 def rows_of(prompt: str) -> torch.Tensor:

@@ -1,27 +1,54 @@
 """Recordings of this process, found again by the latent they belong to.
 
-ComfyUI caches a sampler's latent but may drop the MODEL that recorded it, and it copies and casts
-latents on the way. So a recording is filed under a sketch of each latent it made: sums of its
-values, every one in one sum with a random sign, so that a detail that was regenerated shows. They
-are compared with the tolerance of a cast to bfloat16.
+ComfyUI caches a sampler's latent but may drop the MODEL that recorded it, and it copies, casts and
+cuts latents on the way. So a recording is filed under a sketch of each cell of its latents (a
+picture, or one place along time): sums of its values, every one in one sum with a random sign, so
+that a detail that was regenerated shows. They are compared with the tolerance of a cast to
+bfloat16.
+
+The picture does not depend on the concepts: recordings of different words have equal latents. Which
+one is meant is told by the very tensor (or a view of it), then by the Record Concepts that lie
+before the latent in the graph, then by what was recorded in this prompt. Where none of these tells,
+it is said and nothing is guessed.
 """
 
 import math
 import threading
+import weakref
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from ... import ConceptAttentionError
-from ...recording import Recording, RecordSpec
+from ...recording import Grid, Recording, RecordSpec
 
 CAPACITY = 512 * 2**20  # bytes
-SKETCH = 1024  # sums kept of each latent
+DROPPED_SHARE = 1 / 16  # of the capacity: sketches of recordings that are no longer held
+SKETCH = 1024  # sums kept of each cell
 TOLERANCE = 2**-7  # of the largest sum: one rounding to bfloat16 and a little more
+
+NOT_FINITE = (
+    "This latent holds values that are not numbers (its picture is black): nothing can be found in "
+    "it. Sample again in another precision or with other settings."
+)
+DROPPED = (
+    "The recording of this latent was dropped to save memory: run its sampler again, with another "
+    "seed if it is cached."
+)
+NEVER = (
+    "No concepts were recorded for this latent. Connect the LATENT that comes straight from a "
+    "sampler whose MODEL went through Record Concepts."
+)
+
+
+class NeverRecordedError(ConceptAttentionError):
+    """No recording, neither held nor dropped, belongs to a latent."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +62,40 @@ class Silence:
 
 @dataclass(frozen=True)
 class Sketch:
+    """What is kept of the latent of one picture or one video."""
+
     shape: tuple[int, ...]
-    values: Tensor
+    """Of a cell, `c h w`."""
+    sums: Tensor
+    """`cell sum`: a picture has one cell, a video one for each place along time."""
 
     @classmethod
     def of(cls, latent: Tensor) -> "Sketch":
-        """Sketch one latent without its batch axis."""
-        flat = latent.detach().flatten().float()
-        share = -(-flat.numel() // SKETCH)
-        signed = F.pad(flat * _signs(flat.numel()).to(flat), (0, -flat.numel() % share))
-        return cls(tuple(latent.shape), signed.view(-1, share).sum(1).cpu())
+        """Sketch one latent without its batch axis, `c h w` or `c cell h w`."""
+        cells = latent.detach().float()
+        cells = cells.movedim(1, 0) if cells.ndim == 4 else cells[None]
+        flat = rearrange(cells, "cell ... -> cell (...)")
+        count = flat.shape[1]
+        share = -(-count // SKETCH)
+        signed = F.pad(flat * _signs(count).to(flat), (0, -count % share))
+        sums = rearrange(signed, "cell (sum share) -> cell sum share", share=share).sum(2)
+        return cls(tuple(cells.shape[1:]), sums.cpu())
 
-    def distance(self, other: "Sketch") -> float:
-        """Largest difference in units of the largest sum; infinite for another shape."""
+    @property
+    def cells(self) -> "list[Sketch]":
+        """Each cell by itself."""
+        return [replace(self, sums=one[None]) for one in self.sums]
+
+    def distances(self, other: "Sketch") -> Tensor:
+        """`cell other`: largest differences, in units of the largest sum of one's own cell.
+
+        Infinite for cells of another shape. A run that failed to NaN is like no other.
+        """
         if self.shape != other.shape:
-            return float("inf")
-        scale = max(self.values.abs().max().item(), 1e-12)
-        distance = (self.values - other.values).abs().max().item() / scale
-        # A run that failed to NaN, a black picture, is like no other.
-        return float("inf") if math.isnan(distance) else distance
+            return torch.full((len(self.sums), len(other.sums)), math.inf)
+        scale = self.sums.abs().amax(1).clamp_min(1e-12)
+        rows = [(one - other.sums).abs().amax(1) for one in self.sums]
+        return (torch.stack(rows) / scale[:, None]).nan_to_num(math.inf, posinf=math.inf)
 
 
 @lru_cache(maxsize=2)
@@ -67,19 +109,42 @@ class _Entry:
     sketch: Sketch
     index: int  # of the picture in its batch
     heard: Recording | Silence
+    prompt: str | None  # the prompt that was executed when it was filed
+
+
+@dataclass(frozen=True)
+class _Match:
+    """An entry that holds all cells of a latent."""
+
+    entry: _Entry
+    cells: tuple[int, ...]
+    distance: float
+
+    @property
+    def spec(self) -> RecordSpec:
+        return self.entry.heard.spec
+
+    @property
+    def whole(self) -> bool:
+        return self.cells == tuple(range(len(self.entry.sketch.sums)))
 
 
 class Store:
-    def __init__(self, capacity: int = CAPACITY):
-        self.capacity = capacity
-        self._lock = threading.Lock()
+    def __init__(
+        self, capacity: int = CAPACITY, current_prompt: Callable[[], str | None] = lambda: None
+    ):
+        self.capacity, self.current_prompt = capacity, current_prompt
+        self._lock = threading.RLock()
         self._entries: OrderedDict[int, _Entry] = OrderedDict()  # oldest first
+        self._dropped: OrderedDict[int, _Entry] = OrderedDict()
         self._next = 0
+        self._tensors: list[tuple[weakref.ref[Tensor], Recording | Silence]] = []
 
     def file(self, latents: list[Tensor], heard: Recording | Silence) -> None:
         """File a run under every latent `b ...` that came out of it."""
+        prompt = self.current_prompt()
         entries = [
-            _Entry(Sketch.of(item), index, heard)
+            _Entry(Sketch.of(item), index, heard, prompt)
             for latent in latents
             for index, item in enumerate(latent)
         ]
@@ -88,69 +153,217 @@ class Store:
                 self._forget_earlier(entry)
                 self._entries[self._next] = entry
                 self._next += 1
+            for latent in latents:
+                self._remember(latent, heard)
             # The newest stays, however large: it is the one that will be asked for.
             while self._nbytes() > self.capacity and self._oldest().heard is not heard:
-                self._entries.popitem(last=False)
+                self._drop_oldest()
 
-    def find(self, latent: Tensor, spec: RecordSpec | None = None) -> Recording:
+    def find(
+        self,
+        latent: Tensor,
+        spec: RecordSpec | None = None,
+        among: Sequence[RecordSpec] = (),
+    ) -> Recording:
         """The recording of every picture in a latent `b ...`, in the latent's order.
 
-        `spec` tells recordings of one and the same picture apart; without it the newest counts.
+        The latent may be cast, put together from several, taken apart along its batch, and along
+        time, too. `spec` is the one that must have been recorded, `among` those that may have been.
         """
-        scores, recordings = [], []
-        for item in latent:
-            entry = self._match(Sketch.of(item), spec)
-            if isinstance(entry.heard, Silence):
-                raise ConceptAttentionError(entry.heard.reason)
-            frames = entry.heard.grid.time.frames
-            scores.append(entry.heard.scores[entry.index * frames : (entry.index + 1) * frames])
-            recordings.append(entry.heard)
-        first = recordings[0]
-        if any(_kind(one) != _kind(first) for one in recordings):
-            raise ConceptAttentionError(
-                "The pictures of this latent were recorded with different concepts or settings. "
-                "Read the maps of each sampler by itself."
-            )
-        return replace(first, scores=torch.cat(scores))
+        if not bool(latent.isfinite().all()):
+            raise ConceptAttentionError(NOT_FINITE)
+        with self._lock:
+            found = [self._match(Sketch.of(item), latent, spec, among) for item in latent]
+            first = found[0][0]
+            for match in (match for matches in found for match in matches):
+                if isinstance(match.entry.heard, Silence):
+                    raise ConceptAttentionError(match.entry.heard.reason)
+                if _kind(match) != _kind(first):
+                    raise ConceptAttentionError(
+                        "The pictures of this latent were recorded with different concepts or "
+                        "settings. Read the maps of each sampler by itself."
+                    )
+                self._remember(latent, match.entry.heard)
+        heard = first.entry.heard
+        assert isinstance(heard, Recording)
+        if all(len(matches) == 1 and matches[0].whole for matches in found):
+            return replace(heard, scores=torch.cat([_scores(matches[0]) for matches in found]))
+        return replace(
+            heard,
+            scores=torch.cat([_scores_of_cells(matches) for matches in found]),
+            grid=_cut(heard.grid, sum(len(match.cells) for match in found[0])),
+        )
+
+    def recorded(self, specs: Sequence[RecordSpec]) -> bool:
+        """Whether any of these was ever recorded, also where nothing could be heard."""
+        with self._lock:
+            filed = [*self._entries.values(), *self._dropped.values()]
+        return any(entry.heard.spec in specs for entry in filed)
 
     def clear(self) -> None:
         with self._lock:
             self._entries.clear()
+            self._dropped.clear()
+            self._tensors.clear()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _match(self, sketch: Sketch, spec: RecordSpec | None) -> _Entry:
-        with self._lock:
-            newest_first = list(reversed(self._entries.values()))
-        candidates = [e for e in newest_first if spec is None or e.heard.spec == spec]
-        best = min(candidates, key=lambda e: sketch.distance(e.sketch), default=None)
-        if best is None or sketch.distance(best.sketch) > TOLERANCE:
-            raise ConceptAttentionError(
-                "No concepts were recorded for this latent. Connect the LATENT that comes straight "
-                "from a sampler whose MODEL went through Record Concepts; if it did, its recording "
-                "was dropped to save memory: run the sampler again, with another seed if it is "
-                "cached."
-            )
-        return best
+    def _match(
+        self,
+        sketch: Sketch,
+        latent: Tensor,
+        spec: RecordSpec | None,
+        among: Sequence[RecordSpec],
+    ) -> list[_Match]:
+        """Where all cells of a picture were recorded: in one entry, or each in one of its own."""
+        parts = [sketch] if self._fitting(sketch, spec) else sketch.cells
+        return [self._choose(self._fitting(part, spec), latent, among) for part in parts]
+
+    def _fitting(self, sketch: Sketch, spec: RecordSpec | None) -> list[_Match]:
+        """The entries that hold all cells of a sketch, the newest first; dropped ones last."""
+        for entries in (self._entries, self._dropped):
+            matches = [
+                match
+                for entry in reversed(entries.values())
+                if (spec is None or entry.heard.spec == spec)
+                and (match := _compare(sketch, entry)).distance <= TOLERANCE
+            ]
+            if matches:
+                return matches
+        return []
+
+    def _choose(self, matches: list[_Match], latent: Tensor, among: Sequence[RecordSpec]) -> _Match:
+        if not matches:
+            raise NeverRecordedError(NEVER)
+        nearest = min(match.distance for match in matches)
+        matches = [match for match in matches if match.distance <= nearest]
+        known = self._known(latent)
+        prompt = self.current_prompt()
+        for tells in (
+            lambda match: any(match.entry.heard is heard for heard in known),
+            lambda match: match.spec in among,
+            lambda match: prompt is not None and match.entry.prompt == prompt,
+        ):
+            told = [match for match in matches if tells(match)]
+            matches = told or matches
+        others = [match for match in matches if match.spec != matches[0].spec]
+        if others:
+            raise ConceptAttentionError(_ambiguous(matches[0].spec, others[0].spec))
+        return matches[0]
+
+    def _remember(self, latent: Tensor, heard: Recording | Silence) -> None:
+        """The very tensor is the best name of a run: its values may be those of others, too."""
+        if not any(heard is other for other in self._known(latent)):
+            self._tensors.append((weakref.ref(latent), heard))
+
+    def _known(self, latent: Tensor) -> list[Recording | Silence]:
+        """The runs that this tensor, or what it is a view of, is known to belong to."""
+        held = {id(entry.heard) for entry in self._entries.values()}
+        self._tensors = [
+            (tensor, heard)
+            for tensor, heard in self._tensors
+            if tensor() is not None and id(heard) in held
+        ]
+        place = _storage(latent)
+        return [
+            heard
+            for tensor, heard in self._tensors
+            if (kept := tensor()) is not None and _storage(kept) == place
+        ]
 
     def _forget_earlier(self, entry: _Entry) -> None:
         """The same picture recorded in the same way again takes the place of the old one."""
-        for key, other in list(self._entries.items()):
-            if other.heard.spec == entry.heard.spec and other.sketch.distance(entry.sketch) == 0:
-                del self._entries[key]
+        for entries in (self._entries, self._dropped):
+            for key, other in list(entries.items()):
+                if other.heard.spec == entry.heard.spec and _same(other.sketch, entry.sketch):
+                    del entries[key]
+
+    def _drop_oldest(self) -> None:
+        """Let go of the oldest picture; that it was there stays known for a while."""
+        key, entry = self._entries.popitem(last=False)
+        self._dropped[key] = replace(entry, heard=Silence(entry.heard.spec, DROPPED))
+        most = self.capacity * DROPPED_SHARE
+        while sum(kept.sketch.sums.nbytes for kept in self._dropped.values()) > most:
+            self._dropped.popitem(last=False)
 
     def _oldest(self) -> _Entry:
         return next(iter(self._entries.values()))
 
     def _nbytes(self) -> int:
         recordings = {id(e.heard): e.heard.nbytes for e in self._entries.values()}
-        sketches = sum(e.sketch.values.nbytes for e in self._entries.values())
-        return sum(recordings.values()) + sketches
+        filed = (*self._entries.values(), *self._dropped.values())
+        return sum(recordings.values()) + sum(e.sketch.sums.nbytes for e in filed)
 
 
-def _kind(recording: Recording) -> tuple:
-    return recording.spec, recording.grid, recording.steps, recording.blocks
+def _compare(sketch: Sketch, entry: _Entry) -> _Match:
+    """How far the cells of a sketch are from those of an entry that are nearest to them."""
+    distances = sketch.distances(entry.sketch)
+    if len(sketch.sums) == len(entry.sketch.sums):  # still pictures in a video are alike: in order
+        in_order = distances.diagonal().max().item()
+        if in_order <= TOLERANCE:
+            return _Match(entry, tuple(range(len(sketch.sums))), in_order)
+    nearest = distances.min(dim=1)
+    return _Match(entry, tuple(nearest.indices.tolist()), nearest.values.max().item())
 
 
-STORE = Store()
+def _same(one: Sketch, other: Sketch) -> bool:
+    return one.shape == other.shape and torch.equal(one.sums, other.sums)
+
+
+def _storage(tensor: Tensor) -> tuple[torch.device, int]:
+    return tensor.device, tensor.untyped_storage().data_ptr()
+
+
+def _scores(match: _Match) -> Tensor:
+    """All frames of a picture, `frame step block c y x`."""
+    heard, index = match.entry.heard, match.entry.index
+    assert isinstance(heard, Recording)
+    frames = heard.grid.time.frames
+    return heard.scores[index * frames : (index + 1) * frames]
+
+
+def _scores_of_cells(matches: list[_Match]) -> Tensor:
+    """Those frames in which cells lie, `frame step block c y x`; of each patch its first cell."""
+    heard = matches[0].entry.heard
+    assert isinstance(heard, Recording)
+    patch = heard.grid.time.patch
+    frames = [_scores(match)[cell // patch] for match in matches for cell in match.cells]
+    return torch.stack(frames[::patch])
+
+
+def _cut(grid: Grid, cells: int) -> Grid:
+    """The grid of a video of so many cells."""
+    return replace(grid, time=replace(grid.time, latents=cells, lead=0))
+
+
+def _kind(match: _Match) -> tuple:
+    heard = match.entry.heard
+    assert isinstance(heard, Recording)
+    still = replace(heard.grid, time=replace(heard.grid.time, latents=1, lead=0))
+    return heard.spec, still, heard.steps, heard.blocks
+
+
+def _ambiguous(one: RecordSpec, other: RecordSpec) -> str:
+    """Two recordings fit, and what they differ in."""
+    told = "Connect the recorded MODEL that you mean to Concept Maps."
+    if one.concepts.names != other.concepts.names:
+        words = " and of ".join(f"'{', '.join(spec.concepts.names)}'" for spec in (one, other))
+        return f"This latent fits recordings of {words}, and nothing tells which is meant. {told}"
+    differ = [
+        field.name
+        for field in fields(one)
+        if getattr(one, field.name) != getattr(other, field.name)
+    ]
+    return f"This latent fits two recordings that differ in {', '.join(differ)}. {told}"
+
+
+def executed_prompt() -> str | None:
+    """The id of the prompt that ComfyUI executes now."""
+    from comfy_execution.utils import get_executing_context
+
+    context = get_executing_context()
+    return None if context is None else context.prompt_id
+
+
+STORE = Store(current_prompt=executed_prompt)
