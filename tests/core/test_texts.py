@@ -41,7 +41,7 @@ TEXTS = (
         | st.characters(categories=["Cs", "Cc", "Cf", "Zl", "Zp"])
         | st.sampled_from("0123456789-:.,\ufeff\ufffe\uffff")
     )
-    | st.sampled_from(["sky \ud83d", "\ud83c\udf88", "\udc80.png", "a\x00b", "\x1b[31m", "9" * 5000])
+    | st.sampled_from(["sky \ud83d", "\ud83c\udf88", "\udc80.png", "a\x00b", "\x1b[31m"])
 )  # fmt: skip
 MAPS = soft_maps(1)
 SMALL = recording(random(1, 2, 2, 3, 2, 2))
