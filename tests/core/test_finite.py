@@ -93,7 +93,9 @@ def test_settings_that_are_no_numbers_above_0_are_refused_everywhere(value):
         ("contrast", lambda: MaskSpec(contrast=value)),
         ("smoothness", lambda: MaskSpec(smoothness=value)),
     ):
-        with pytest.raises(ConceptAttentionError, match=f"{what} must be above 0, got {value}"):
+        with pytest.raises(
+            ConceptAttentionError, match=f"{what} must be above 0 and finite, got {value}"
+        ):
             call()
 
 
@@ -114,6 +116,9 @@ def test_what_would_take_for_ever_is_refused_with_the_range(settings, told):
 def test_a_size_that_is_no_number_is_refused():
     with pytest.raises(ConceptAttentionError, match="nan megapixels"):
         LocateSpec(megapixels=float("nan"))
+    for budget in ("nan", "inf"):
+        with pytest.raises(ConceptAttentionError, match=f"budget of {budget} MiB"):
+            RecordSpec(parse("sun, sky"), budget_mib=float(budget))  # pyright: ignore
 
 
 # --- legal, however extreme -----------------------------------------------------------------------

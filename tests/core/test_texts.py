@@ -17,7 +17,7 @@ from conceptattention.conceptattention_core.attention import Method
 from conceptattention.conceptattention_core.concepts import Concept, ConceptSet, parse, split
 from conceptattention.conceptattention_core.explorer import page
 from conceptattention.conceptattention_core.layers import Layer, save_psd
-from conceptattention.conceptattention_core.locating import parse_noise
+from conceptattention.conceptattention_core.locating import LocateSpec, parse_noise
 from conceptattention.conceptattention_core.maps import describe, reduce
 from conceptattention.conceptattention_core.masks import MaskSpec
 from conceptattention.conceptattention_core.ranges import select
@@ -195,6 +195,7 @@ def test_every_function_takes_any_text_or_says_one_sentence(text):
         lambda: page(PICTURE, SMALL, 0, title=text).encode("utf-8"),
         lambda: page(PICTURE, SMALL, 0, steps=text),
         lambda: board(RecordSpec(ConceptSet((Concept(text, text),))), [torch.zeros(0, 3)]),
+        lambda: LocateSpec(text).caption.encode("utf-8"),
         lambda: font(text, 13),
         lambda: length(text, 13),
     ]
