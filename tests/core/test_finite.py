@@ -9,6 +9,7 @@ import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.explorer import page
+from conceptattention.conceptattention_core.layers import Layer, save_psd
 from conceptattention.conceptattention_core.locating import LocateSpec
 from conceptattention.conceptattention_core.maps import (
     ORDERS,
@@ -20,7 +21,7 @@ from conceptattention.conceptattention_core.masks import MaskSpec, sharpen
 from conceptattention.conceptattention_core.masks import draw as draw_masks
 from conceptattention.conceptattention_core.recording import Grid, Recorder, RecordSpec, is_finite
 from conceptattention.conceptattention_core.refine import follow_edges
-from conceptattention.conceptattention_core.render import blocks_by_steps
+from conceptattention.conceptattention_core.render import blocks_by_steps, overlay
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,6 +120,22 @@ def test_a_size_that_is_no_number_is_refused():
     for budget in ("nan", "inf"):
         with pytest.raises(ConceptAttentionError, match=f"budget of {budget} MiB"):
             RecordSpec(parse("sun, sky"), budget_mib=float(budget))  # pyright: ignore
+
+
+def test_a_layer_that_is_not_finite_is_refused_and_named(tmp_path):
+    pytest.importorskip("psd_tools")
+    broken = Layer("sky", torch.full((2, 2, 4), torch.nan))
+    with pytest.raises(ConceptAttentionError, match="layer 'sky' holds values that are not finite"):
+        save_psd(tmp_path / "x.psd", [broken], (2, 2))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_an_overlay_hides_none_to_all_of_the_picture(strength):
+    maps = soft_maps(1)
+    picture = np.zeros((maps.grid.h, maps.grid.w, 3), np.uint8)
+    with pytest.raises(ConceptAttentionError, match=f"between 0 and 1, got {strength}"):
+        overlay(picture, maps, 0, strength)
 
 
 # --- legal, however extreme -----------------------------------------------------------------------
