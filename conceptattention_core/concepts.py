@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from . import ConceptAttentionError
 from .prompt_syntax import read_entries
-from .prompt_syntax import split as split  # names are picked by what separates them here
 from .texts import clean_text
 
 MOST_CONCEPTS = 64
@@ -66,6 +65,11 @@ class ConceptSet:
         )
 
 
+def split(text: str) -> list[str]:
+    """The entries of a list, separated and freed of weights as concepts are: names to pick."""
+    return read_entries(text)[0]
+
+
 def parse(text: str, background: bool = False) -> ConceptSet:
     """Concepts from text, one per line or comma-separated, `name: words the model reads` allowed.
 
@@ -76,7 +80,7 @@ def parse(text: str, background: bool = False) -> ConceptSet:
     is 1 everywhere (https://github.com/helblazer811/ConceptAttention shows it as a blank map).
     """
     concepts: dict[str, Concept] = {}
-    entries, notices = read_entries(clean_text(text))
+    entries, notices = read_entries(text)
     for entry in entries:
         name, _, words = (part.strip() for part in re.sub("：", ":", entry).partition(":"))
         concept = Concept(name or words, words or name)

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import ConceptAttentionError
+from .recording import NOT_FINITE, is_finite
 from .texts import clean_text
 
 
@@ -68,6 +69,9 @@ def save_psd(path: Path, layers: Sequence[Layer], size: tuple[int, int]) -> None
         raise ConceptAttentionError(
             "Layered files need psd-tools, which is not installed: pip install psd-tools"
         ) from None
+    for layer in layers:
+        if not is_finite(layer.rgba):
+            raise ConceptAttentionError(f"The layer '{layer.name}' holds {NOT_FINITE}.")
     psd = PSDImage.new("RGB", (size[1], size[0]))
     for layer in layers:
         pixels = (layer.rgba.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

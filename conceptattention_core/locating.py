@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import ConceptAttentionError
 from .concepts import split
+from .texts import clean_text
 
 MEGAPIXELS = 1.0
 
@@ -38,6 +39,7 @@ class LocateSpec:
     megapixels: float = MEGAPIXELS
 
     def __post_init__(self):
+        object.__setattr__(self, "caption", clean_text(self.caption))
         if not self.noise or not all(0 < level < 1 for level in self.noise):
             found = ", ".join(map(str, self.noise)) or "none"
             raise ConceptAttentionError(

@@ -173,7 +173,9 @@ def check_reading(
                 f"Unknown {what} '{asked}'. Accepted: {', '.join(accepted)}."
             )
     if not 0 < temperature < math.inf:
-        raise ConceptAttentionError(f"The temperature must be above 0, got {temperature}.")
+        raise ConceptAttentionError(
+            f"The temperature must be above 0 and finite, got {temperature}."
+        )
 
 
 def _to_pictures(maps: Tensor, time: Time) -> Tensor:

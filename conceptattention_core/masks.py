@@ -1,6 +1,7 @@
 """From maps on the patch grid to masks on the pixels of the picture."""
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,9 +53,13 @@ class MaskSpec:
         if self.radius < 0:
             raise ConceptAttentionError(f"A radius is 0 pixels or more, got {self.radius}.")
         if not 0 < self.smoothness < math.inf:
-            raise ConceptAttentionError(f"The smoothness must be above 0, got {self.smoothness}.")
+            raise ConceptAttentionError(
+                f"The smoothness must be above 0 and finite, got {self.smoothness}."
+            )
         if not 0 < self.contrast < math.inf:
-            raise ConceptAttentionError(f"The contrast must be above 0, got {self.contrast}.")
+            raise ConceptAttentionError(
+                f"The contrast must be above 0 and finite, got {self.contrast}."
+            )
         if not 0 <= self.islands <= 1:
             raise ConceptAttentionError(
                 f"The least part of the picture must lie between 0 and 1, got {self.islands}."
@@ -129,7 +134,8 @@ def draw(
     """One mask per concept, `c b h w`, float32, 0..1, for all shown concepts or for `names`.
 
     With the pictures `image` (b h w rgb, 0..1) masks have their size, else `size` (h, w), else
-    what the latent decodes to. Hard masks are exactly 0 or 1 before they are feathered.
+    what the latent decodes to. Pictures of another shape than the recorded ones are warned of
+    (`shape_notice`). Hard masks are exactly 0 or 1 before they are feathered.
     `pixels` are the maps on pixels (`b c h w`, by `sharpen` or `upsample`) where they are at hand.
     """
     wanted = maps.concepts.shown if names is None else [maps.concepts.find(n) for n in names]
@@ -137,6 +143,8 @@ def draw(
         raise ConceptAttentionError(
             f"No concept was named. Recorded: {', '.join(maps.concepts.names)}."
         )
+    if image is not None and (notice := shape_notice(maps.grid, *image.shape[1:3])):
+        warnings.warn(notice, stacklevel=2)
     if pixels is None:
         if image is not None and spec.edges:
             pixels = sharpen(maps, image, spec)

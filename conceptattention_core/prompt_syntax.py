@@ -29,14 +29,14 @@ _LIST_MARK = re.compile(r"^[ ]*(?:[-*•–]|\d+[.)])[ ]+", re.MULTILINE)
 _QUOTED = re.compile(r'["“„«]([^"“”„«»]*)["”“»]')
 
 
-def split(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
     """What stands between commas, semicolons, bars, full stops and line ends, in order.
 
     A full stop separates where space is around it, or behind it in an entry without a label, but
     not after a single letter, a number or a usual abbreviation ("St. Bernard").
     """
     entries = []
-    for entry in _STRONG.split(clean_text(text)):
+    for entry in _STRONG.split(text):
         entries += [entry] if re.search("[:：]", entry) else _split_at_stops(entry)
     return list(filter(None, map(str.strip, entries)))
 
@@ -53,12 +53,12 @@ def _split_at_stops(entry: str) -> list[str]:
 
 def read_entries(text: str) -> tuple[list[str], list[str]]:
     """The entries of a text without what is meant for prompts, and notices of what was left out."""
-    text = _LIST_MARK.sub("", text)
+    text = _LIST_MARK.sub("", clean_text(text))
     text, networks = _replace(_NETWORK, text, lambda found: "")
     text, embeddings = _replace(_EMBEDDING, text, lambda found: found[1])
     text, weights = _replace(_WEIGHT, text, lambda found: found[1])
     text, brackets = _replace(_BRACKETS, text, lambda found: found[1] + found[2])
-    entries = [_unquote(entry) for entry in split(text)]
+    entries = [_unquote(entry) for entry in _split(text)]
     for i, entry in enumerate(entries):
         if found := _COUNT.fullmatch(entry):
             entries[i] = found[1]

@@ -6,6 +6,7 @@ would exceed it keeps the running mean of neighbouring steps instead, and where 
 would exceed it, the mean of neighbouring blocks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -43,7 +44,7 @@ class RecordSpec:
             raise ConceptAttentionError(
                 f"Unknown choice '{self.tokens}' for tokens. Accepted: {', '.join(TOKENS)}."
             )
-        if self.budget_mib < 1:
+        if not 1 <= self.budget_mib < math.inf:
             raise ConceptAttentionError(
                 f"A memory budget of {self.budget_mib} MiB holds nothing; give 1 MiB or more."
             )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from . import ConceptAttentionError
 from .maps import ORDERS, SCALES, ConceptMaps, check_reading, presence
 from .masks import sharpen, upsample
 from .ranges import name_span
@@ -102,6 +103,8 @@ def overlay(
     `strength` (0..1) is how much of the picture the colour hides. Hidden concepts stay uncoloured.
     `labels` spares finding the label map where it is at hand.
     """
+    if not 0 <= strength <= 1:
+        raise ConceptAttentionError(f"The strength must lie between 0 and 1, got {strength}.")
     labels = label_map(maps, b, image) if labels is None else labels
     palette = np.array([colour(c) for c in range(len(maps.concepts))], np.float32)
     shown = np.isin(labels, maps.concepts.shown)

@@ -170,3 +170,4 @@ def test_any_text_gives_clean_concepts_that_are_found_or_one_sentence(text):
 def test_names_are_picked_as_they_were_given(words):
     for separator in (", ", " | ", ";", " . "):
         assert split(separator.join(words)) == words
+        assert split(f"({words[0]}:1.2){separator}" + separator.join(words[1:])) == words

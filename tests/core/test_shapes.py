@@ -1,10 +1,15 @@
 """Whether a picture can be the one that was recorded, told by its shape."""
 
+import warnings
+
 import pytest
+import torch
 from conceptattention.conceptattention_core.masks import shape_notice
 from conceptattention.conceptattention_core.recording import Grid
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
+from .examples import draw, soft_maps
 
 SIDE = st.integers(4, 300)
 
@@ -50,3 +55,13 @@ def test_the_sentence_names_both_sizes_and_the_way_out():
 def test_a_picture_that_was_resized_to_be_looked_at_has_its_own_shape(size, fits):
     grid = Grid(y=19, x=12, patch=16, h=304, w=192, size=(600, 400))
     assert (shape_notice(grid, *size) is None) is fits
+
+
+def test_who_draws_masks_over_a_picture_of_another_shape_is_warned():
+    maps = soft_maps(1)
+    with pytest.warns(UserWarning, match="The picture is 104 x 28, the recording was of 104 x 56"):
+        draw(maps, image=torch.rand(1, 104, 28, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(maps, image=torch.rand(1, 104, 56, 3))
+        draw(maps, image=torch.rand(1, 208, 112, 3), edges=False)
