@@ -99,10 +99,7 @@ class Layers(io.ComfyNode):
             search_aliases=["concept attention", "psd", "compositor"],
             is_input_list=True,
             inputs=[
-                io.Image.Input(
-                    "image",
-                    tooltip="The picture; of a batch, the first one. Of a list, each gets a stack.",
-                ),
+                io.Image.Input("image", tooltip="The picture; of a batch, the first one."),
                 masks_input(),
                 names_input(),
             ],
