@@ -2,9 +2,12 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import ConceptAttentionError
+from .prompt_syntax import read_entries
+from .prompt_syntax import split as split  # names are picked by what separates them here
+from .texts import clean_text
 
 MOST_CONCEPTS = 64
 BACKGROUND = "background"
@@ -19,13 +22,18 @@ class Concept:
     hidden: bool = False
     """Takes part in the softmax but gets no mask unless asked for (the added background)."""
 
+    def __post_init__(self):
+        for field_name in ("name", "words"):  # text comes in here from programs, too
+            text = clean_text(getattr(self, field_name)).replace("\n", " ")
+            object.__setattr__(self, field_name, text)
+
 
 @dataclass(frozen=True)
 class ConceptSet:
     """Concepts in the user's order; an added background comes last."""
 
     concepts: tuple[Concept, ...]
-    notices: tuple[str, ...] = ()
+    notices: tuple[str, ...] = field(default=(), compare=False)
     """What was changed on the way from text to concepts, in sentences for the user."""
 
     def __post_init__(self):
@@ -58,21 +66,18 @@ class ConceptSet:
         )
 
 
-def split(text: str) -> list[str]:
-    """What stands between commas and line ends, in order."""
-    return list(filter(None, map(str.strip, re.split(r"[,，、\r\n]", text))))
-
-
 def parse(text: str, background: bool = False) -> ConceptSet:
     """Concepts from text, one per line or comma-separated, `name: words the model reads` allowed.
 
+    What people write for other tools is understood (see `prompt_syntax`): full stops, bars and
+    semicolons separate, too; weights, counts and embeddings are left out with a notice.
     Order is kept and repeated names are dropped with a notice. A hidden background concept is
     added when `background` is set, and also when there is just one concept: the softmax over one
     is 1 everywhere (https://github.com/helblazer811/ConceptAttention shows it as a blank map).
     """
     concepts: dict[str, Concept] = {}
-    notices: list[str] = []
-    for entry in split(text):
+    entries, notices = read_entries(clean_text(text))
+    for entry in entries:
         name, _, words = (part.strip() for part in re.sub("：", ":", entry).partition(":"))
         concept = Concept(name or words, words or name)
         if not concept.name:
@@ -99,4 +104,4 @@ def parse(text: str, background: bool = False) -> ConceptSet:
 
 def key_of(name: str) -> str:
     """What two names have in common that mean the same concept."""
-    return unicodedata.normalize("NFKC", name).strip().casefold()
+    return unicodedata.normalize("NFKC", clean_text(name)).strip().casefold()

@@ -19,12 +19,12 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from . import ConceptAttentionError
 from .export import file_names
-from .maps import ORDERS, ConceptMaps, choose_entries
+from .maps import ORDERS, ConceptMaps, check_reading, choose_entries
 from .ranges import share_out
 from .recording import Recording
 from .render import Picture, colour, heat_map
+from .texts import clean_text
 
 # What the page may hold. Noise does not deflate and base64 adds a third: together below 2 MB.
 CUBE_BYTES = 1_200_000
@@ -65,13 +65,12 @@ def page(
     the ranges `steps` and `blocks` (see `ranges.select`) and holds all that was recorded.
     """
     recording = recording.picture(b)
-    if not temperature > 0:
-        raise ConceptAttentionError(f"The temperature must be above 0, got {temperature}.")
+    check_reading(temperature=temperature)
     step_groups, block_groups = group(recording)
     first_steps, first_blocks = choose_entries(recording, steps, blocks)
     grid, concepts = recording.grid, recording.concepts
     data = {
-        "title": title,
+        "title": clean_text(title),
         "model": recording.model,
         "h": image.shape[0],
         "w": image.shape[1],
@@ -92,7 +91,9 @@ def page(
         "picture": _embed(image),
         "cube": _pack(_cube(recording, temperature, step_groups, block_groups)),
     }
-    text = json.dumps(data).replace("<", "\\u003c")  # a name cannot end the script it stands in
+    text = json.dumps(data, allow_nan=False).replace(
+        "<", "\\u003c"
+    )  # a name cannot end the script it stands in
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACEHOLDER, text)
 
 
@@ -149,7 +150,7 @@ def _cube(
         [
             torch.cat(
                 [
-                    ORDERS[PAPERS_ORDER](cell / temperature)
+                    ORDERS[PAPERS_ORDER](cell, temperature)
                     for cell in row.split([few.count for few in blocks], dim=2)
                 ]
             )

@@ -1,7 +1,7 @@
 """Files from maps: named masks, heat maps, overlay, label map, report; of videos frame by frame."""
 
-import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -14,12 +14,26 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from . import ConceptAttentionError
 from .concepts import ConceptSet
+from .files import naming, remove_files, to_json
 from .maps import ConceptMaps, presence
 from .masks import MaskSpec, draw, sharpen, upsample
-from .render import LabelMap, Picture, colour, heat_maps, overlay, sheet, strongest, to_image
+from .render import (
+    LabelMap,
+    Picture,
+    colour,
+    count_tiles,
+    heat_map,
+    overlay,
+    sheet,
+    strongest,
+    to_image,
+)
 
 LOOSE = ("image", "overlay", "sheet", "labels")
+LARGEST_SIDE = 2048
+"""Pixels of overlays and sheets, which are there to be looked at; masks have the picture's size."""
 
 
 def file_names(names: list[str]) -> list[str]:
@@ -53,16 +67,26 @@ def place(name: str, frame: int | None = None, ending: str = "png") -> str:
     return f"{name}.{ending}" if frame is None else f"{name}/{frame:04}.{ending}"
 
 
-def save(out: Path, image: Picture, maps: ConceptMaps, b: int, spec: MaskSpec) -> dict:
-    """Write every file of picture `b` into `out` and return its part of the report."""
+def save(
+    out: Path, image: Picture, maps: ConceptMaps, b: int, spec: MaskSpec, full_size: bool = False
+) -> dict:
+    """Write every file of picture `b` into `out` and return its part of the report.
+
+    Overlay and sheet have at most `LARGEST_SIDE` pixels to a side unless `full_size`.
+    """
     maps = maps.picture(b)
-    _write(out, image, maps, spec)
+    _write(out, image, maps, spec, full_size)
     save_names(out, maps.concepts)
     return _report(maps, spec, "masks/{}.png")
 
 
 def save_video(
-    out: Path, images: Sequence[Picture], maps: ConceptMaps, spec: MaskSpec, fps: float
+    out: Path,
+    images: Sequence[Picture],
+    maps: ConceptMaps,
+    spec: MaskSpec,
+    fps: float,
+    full_size: bool = False,
 ) -> dict:
     """Write every file of a video into `out` and return its part of the report.
 
@@ -73,8 +97,8 @@ def save_video(
     """
     scale = maps.shown.min().item(), maps.shown.max().item()  # of all frames, else colours flicker
     for n, image in enumerate(images):
-        _write(out, image, maps.picture(n), spec, n, scale)
-        Image.fromarray(image).save(_make_room(out, "image", n))
+        _write(out, image, maps.picture(n), spec, full_size, n, scale)
+        save_picture(Image.fromarray(image), _make_room(out, "image", n))
     save_names(out, maps.concepts)
     save_film(out / "video.mp4", images, fps)
     overlays = (np.asarray(Image.open(out / place("overlay", n))) for n in range(len(images)))
@@ -90,18 +114,18 @@ def forget(out: Path, found: Mapping[str, Any]) -> None:
     """Remove the files of a picture or a video, of which `found` is the part of the report."""
     frames = found.get("frames")
     numbers = [None] if frames is None else range(frames)
+    names = [*list_masks(found), *LOOSE]
+    files = [place(name, n) for name in names for n in numbers]
+    files += [place("explorer", n, "html") for n in numbers]
+    remove_files(out, [*files, "labels.json", "video.mp4", "overlay.mp4"])
+
+
+def list_masks(found: Mapping[str, Any]) -> list[str]:
+    """The masks and heat maps of a report's part, without ending."""
     concepts = [
         Path(concept["mask"]).parts[1].removesuffix(".png") for concept in found["concepts"]
     ]
-    names = [f"{kind}/{concept}" for kind in ("masks", "heatmaps") for concept in concepts]
-    files = [place(name, n) for name in (*names, *LOOSE) for n in numbers]
-    files += [place("explorer", n, "html") for n in numbers]
-    for file in (*files, "labels.json", "video.mp4", "overlay.mp4"):
-        (out / file).unlink(missing_ok=True)
-    folders = {parent for file in files for parent in (out / file).parents if out in parent.parents}
-    for folder in sorted(folders, reverse=True):  # what lies deeper comes first
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    return [f"{kind}/{concept}" for kind in ("masks", "heatmaps") for concept in concepts]
 
 
 def save_film(file: Path, images: Iterable[Picture], fps: float) -> None:
@@ -115,7 +139,20 @@ def save_film(file: Path, images: Iterable[Picture], fps: float) -> None:
     for image in chain([first], images):
         even = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
         film.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
+    is_open = film.isOpened()
     film.release()
+    if is_open and not (file.is_file() and cv2.VideoCapture(str(file)).read()[0]):
+        # OpenCV says nothing; what else ends it is a codec that takes no such size
+        free = shutil.disk_usage(file.parent).free / 2**20
+        raise ConceptAttentionError(
+            f"{file} could not be written whole: {w} x {h} pixels, {free:,.0f} MB are free there."
+        )
+
+
+def save_picture(image: Image.Image, file: Path) -> None:
+    """Save a picture; what goes wrong on the disk names the file."""
+    with naming(file):
+        image.save(file)
 
 
 def _make_room(out: Path, name: str, frame: int | None) -> Path:
@@ -129,26 +166,70 @@ def _write(
     image: Picture,
     maps: ConceptMaps,
     spec: MaskSpec,
+    full_size: bool,
     frame: int | None = None,
     scale: tuple[float, float] | None = None,
 ) -> None:
-    """The files of one picture, of which `maps` are, or of one frame of a video."""
+    """The files of one picture, of which `maps` are, or of one frame of a video.
+
+    One concept after another: of a large picture all at once are more than everything else.
+    """
+    if not maps.maps.isfinite().all():
+        raise ConceptAttentionError("The maps are not finite (NaN or infinite): nothing is drawn.")
     size, concepts = image.shape[:2], maps.concepts
-    files = file_names([concepts.names[c] for c in concepts.shown])
+    names = [concepts.names[c] for c in concepts.shown]
+    files = dict(zip(names, file_names(names), strict=True))
+
+    def write(picture: Picture, name: str) -> None:
+        save_picture(Image.fromarray(picture), _make_room(out, name, frame))
+
     sharp = sharpen(maps, to_image(image)[None], spec)  # once: it costs more than all the rest
+    labels = strongest(sharp[0])
     pixels = sharp if spec.edges else upsample(maps.maps, maps.grid, size)
-    masks, labels = draw(maps, spec=spec, pixels=pixels)[:, 0], strongest(sharp[0])
-    pictures = {
-        f"masks/{name}": (mask.numpy() * 255).round().astype(np.uint8)
-        for name, mask in zip(files, masks, strict=True)
-    }
-    heats = heat_maps(maps, 0, size, scale)
-    pictures |= {f"heatmaps/{name}": heat for name, heat in zip(files, heats, strict=True)}
-    pictures["overlay"] = overlay(image, maps, 0, labels=labels)
-    pictures["sheet"] = sheet(image, maps, 0, scale)
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(_make_room(out, name, frame))
-    paint_palette(labels, concepts).save(_make_room(out, "labels", frame))
+    del sharp
+    for name, file in files.items():
+        mask = draw(maps, [name], spec, pixels=pixels)[0, 0]
+        write((mask.numpy() * 255).round().astype(np.uint8), f"masks/{file}")
+    del pixels
+    save_picture(paint_palette(labels, concepts), _make_room(out, "labels", frame))
+    scale = scale or _find_scale(maps, size)
+    for c, file in zip(concepts.shown, files.values(), strict=True):
+        heat = upsample(maps.maps[:, [c]], maps.grid, size)[0, 0]
+        write(heat_map(heat, *scale), f"heatmaps/{file}")
+    small = image if full_size else _shrink(image, LARGEST_SIDE)
+    seen = cv2.resize(labels, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    write(overlay(small, maps, 0, labels=seen), "overlay")
+    write(_draw_sheet(small, maps, scale, full_size), "sheet")
+
+
+def _find_scale(maps: ConceptMaps, size: tuple[int, int]) -> tuple[float, float]:
+    """The darkest and the brightest that a heat map has in a picture of this size `h w`."""
+    planes = (upsample(maps.maps[:, [c]], maps.grid, size) for c in maps.concepts.shown)
+    ends = [(heat.min().item(), heat.max().item()) for heat in planes]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def _shrink(image: Picture, side: float) -> Picture:
+    """A picture with at most so many pixels to a side."""
+    h, w = image.shape[:2]
+    by = min(1.0, side / max(h, w))
+    smaller = max(1, int(w * by)), max(1, int(h * by))
+    return image if by == 1 else cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+
+
+def _draw_sheet(
+    image: Picture, maps: ConceptMaps, scale: tuple[float, float], full_size: bool
+) -> Picture:
+    columns, rows = count_tiles(1 + len(maps.concepts.shown))
+    h, w = image.shape[:2]
+    side = float(max(h, w))
+    if not full_size:
+        side = min(side, side * LARGEST_SIDE / max(columns * w, rows * h))
+    while True:  # captions and gaps come on top: they take a small share
+        drawn = sheet(_shrink(image, side), maps, 0, scale)
+        if full_size or side < 2 or max(drawn.shape) <= LARGEST_SIDE:
+            return drawn
+        side = min(side - 1, side * LARGEST_SIDE / max(drawn.shape))
 
 
 def _report(maps: ConceptMaps, spec: MaskSpec, mask: str, by_frame: bool = False) -> dict:
@@ -180,9 +261,8 @@ def save_names(out: Path, concepts: ConceptSet) -> None:
         c: {"name": concept.name, "colour": colour(c), "hidden": concept.hidden}
         for c, concept in enumerate(concepts.concepts)
     }
-    (out / "labels.json").write_text(
-        json.dumps(names, ensure_ascii=False, indent=1) + "\n", "utf-8"
-    )
+    with naming(out / "labels.json"):
+        (out / "labels.json").write_text(to_json(names), "utf-8", "backslashreplace")
 
 
 def paint_palette(labels: LabelMap, concepts: ConceptSet) -> Image.Image:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import ConceptAttentionError
+from .texts import clean_text
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ def save_psd(path: Path, layers: Sequence[Layer], size: tuple[int, int]) -> None
         pixels = (layer.rgba.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         picture = Image.fromarray(np.ascontiguousarray(pixels))
         made = psd.create_pixel_layer(picture, name="layer", top=layer.top, left=layer.left)
-        made.name = layer.name[:255]  # the setter knows every script, the constructor does not
+        made.name = clean_text(layer.name)[
+            :255
+        ]  # the setter knows every script, the constructor does not
         made.visible = layer.visible
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")

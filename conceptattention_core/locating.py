@@ -47,7 +47,7 @@ class LocateSpec:
             raise ConceptAttentionError(
                 f"A picture is looked at once or more often; got {self.samples} samples."
             )
-        if self.megapixels <= 0:
+        if not self.megapixels > 0:
             raise ConceptAttentionError(
                 f"A picture of {self.megapixels} megapixels shows nothing; give more than 0."
             )

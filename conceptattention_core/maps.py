@@ -1,5 +1,6 @@
 """From a recording to one heat map per concept: arXiv 2502.04320, section 4.3."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,18 +11,24 @@ from torch import Tensor
 from . import ConceptAttentionError
 from .concepts import ConceptSet
 from .ranges import DEEP, name_span, select
-from .recording import Grid, Recording, Time
+from .recording import NOT_FINITE, Grid, Recording, Time, is_finite
 
 
-def _softmax_then_mean(scores: Tensor) -> Tensor:
-    return scores.softmax(dim=3).mean(dim=(1, 2))
+def _softmax_then_mean(scores: Tensor, temperature: float) -> Tensor:
+    return _softmax(scores, 3, temperature).mean(dim=(1, 2))
 
 
-def _mean_then_softmax(scores: Tensor) -> Tensor:
-    return scores.mean(dim=(1, 2)).softmax(dim=1)
+def _mean_then_softmax(scores: Tensor, temperature: float) -> Tensor:
+    return _softmax(scores.mean(dim=(1, 2)), 1, temperature)
 
 
-ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
+def _softmax(scores: Tensor, dim: int, temperature: float) -> Tensor:
+    """The softmax at any temperature above 0: what is divided has 0 as its largest value."""
+    below = scores - scores.amax(dim, keepdim=True)
+    return (below / max(temperature, torch.finfo(below.dtype).tiny)).softmax(dim)
+
+
+ORDERS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "softmax, then mean": _softmax_then_mean,
     "mean, then softmax": _mean_then_softmax,
 }
@@ -29,7 +36,7 @@ ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _as_they_are(scores: Tensor, order: str, temperature: float) -> Tensor:
-    return ORDERS[order](scores / temperature)
+    return ORDERS[order](scores, temperature)
 
 
 def _standardised(scores: Tensor, order: str, temperature: float) -> Tensor:
@@ -40,12 +47,12 @@ def _standardised(scores: Tensor, order: str, temperature: float) -> Tensor:
     give it takes no part.
     """
     chance = 1 / scores.shape[3] - 1e-6  # rounding must not make all of them absent
-    present = ORDERS[order](scores).amax((2, 3)) >= chance  # b c
+    present = ORDERS[order](scores, 1.0).amax((2, 3)) >= chance  # b c
     mean = scores.mean((4, 5), keepdim=True)
     spread = scores.std((4, 5), correction=0, keepdim=True)
     level = (scores - mean) / spread.clamp_min(1e-6)
     absent = rearrange(~present, "b c -> b 1 1 c 1 1")
-    return ORDERS[order]((level / temperature).masked_fill(absent, -torch.inf))
+    return ORDERS[order](level.masked_fill(absent, -torch.inf), temperature)
 
 
 SCALES: dict[str, Callable[[Tensor, str, float], Tensor]] = {
@@ -68,6 +75,12 @@ class ConceptMaps:
     settings: dict[str, object]
     recording: Recording | None = None
     """What they were read from, for views that show its steps and blocks."""
+
+    def __post_init__(self):
+        if not is_finite(self.maps):
+            raise ConceptAttentionError(
+                f"The maps hold {NOT_FINITE}: nothing can be read off them."
+            )
 
     @property
     def source(self) -> Recording:
@@ -128,13 +141,7 @@ def reduce(
     (see `ranges.select`). Scores are divided by `temperature` (> 0) before the softmax over
     concepts: above 1 is softer, below 1 harder. `scale` is one of SCALES.
     """
-    for what, asked, accepted in (("order", order, ORDERS), ("scale", scale, SCALES)):
-        if asked not in accepted:
-            raise ConceptAttentionError(
-                f"Unknown {what} '{asked}'. Accepted: {', '.join(accepted)}."
-            )
-    if not temperature > 0:
-        raise ConceptAttentionError(f"The temperature must be above 0, got {temperature}.")
+    check_reading(order, temperature, scale)
     maps = SCALES[scale](choose(recording, steps, blocks), order, temperature)
     return ConceptMaps(
         _to_pictures(maps, recording.grid.time),
@@ -154,6 +161,19 @@ def reduce(
         },
         recording,
     )
+
+
+def check_reading(
+    order: str = "softmax, then mean", temperature: float = 1.0, scale: str = "as they are"
+) -> None:
+    """An error unless scores can be read so."""
+    for what, asked, accepted in (("order", order, ORDERS), ("scale", scale, SCALES)):
+        if asked not in accepted:
+            raise ConceptAttentionError(
+                f"Unknown {what} '{asked}'. Accepted: {', '.join(accepted)}."
+            )
+    if not 0 < temperature < math.inf:
+        raise ConceptAttentionError(f"The temperature must be above 0, got {temperature}.")
 
 
 def _to_pictures(maps: Tensor, time: Time) -> Tensor:

@@ -1,5 +1,6 @@
 """From maps on the patch grid to masks on the pixels of the picture."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,11 @@ from torch import Tensor
 
 from . import ConceptAttentionError, refine
 from .maps import ConceptMaps, presence
-from .recording import Grid
+from .recording import NOT_FINITE, Grid, is_finite
 from .thresholds import Heat, level
+
+MOST_PIXELS = 1024
+"""By which masks grow or are feathered."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,22 @@ class MaskSpec:
     def __post_init__(self):
         if self.radius < 0:
             raise ConceptAttentionError(f"A radius is 0 pixels or more, got {self.radius}.")
-        if not self.smoothness > 0:
+        if not 0 < self.smoothness < math.inf:
             raise ConceptAttentionError(f"The smoothness must be above 0, got {self.smoothness}.")
-        if not self.contrast > 0:
+        if not 0 < self.contrast < math.inf:
             raise ConceptAttentionError(f"The contrast must be above 0, got {self.contrast}.")
         if not 0 <= self.islands <= 1:
             raise ConceptAttentionError(
                 f"The least part of the picture must lie between 0 and 1, got {self.islands}."
             )
-        if self.feather < 0:
-            raise ConceptAttentionError(f"A feather is 0 pixels or more, got {self.feather}.")
+        if not abs(self.grow) <= MOST_PIXELS:
+            raise ConceptAttentionError(
+                f"A mask grows by {-MOST_PIXELS} to {MOST_PIXELS} pixels, got {self.grow}."
+            )
+        if not 0 <= self.feather <= MOST_PIXELS:
+            raise ConceptAttentionError(
+                f"A feather is 0 pixels or more, at most {MOST_PIXELS}, got {self.feather}."
+            )
 
 
 def shape_notice(grid: Grid, height: int, width: int) -> str | None:
@@ -97,9 +107,11 @@ def sharpen(maps: ConceptMaps, image: Tensor, spec: MaskSpec = MaskSpec()) -> Te
 
     Of `spec` the radius and the smoothness count.
     """
+    if not is_finite(image):
+        raise ConceptAttentionError(f"The picture holds {NOT_FINITE}: it has no edges to follow.")
     h, w = image.shape[1:3]
     pixels = upsample(maps.maps, maps.grid, (h, w))
-    guide = rearrange(image[..., :3], "b h w rgb -> b rgb h w").to(pixels)
+    guide = rearrange(image[..., :3], "b h w rgb -> b rgb h w").to(pixels).clamp(0, 1)
     # a patch covers more pixels in a picture that was looked at in a smaller size
     radius = spec.radius or round(refine.RADIUS * max(1.0, h / maps.grid.h))
     return _within(refine.follow_edges(pixels, guide, radius, spec.smoothness), maps.maps)
@@ -131,6 +143,8 @@ def draw(
         else:
             size = size if image is None else (image.shape[1], image.shape[2])
             pixels = upsample(maps.maps, maps.grid, size)
+    if not is_finite(pixels):
+        raise ConceptAttentionError(f"The maps hold {NOT_FINITE}: no mask can be drawn.")
     shown = presence(maps)
     # masks that tile the picture keep every pixel that their concept has won
     keep_absent = spec.keep_absent or spec.threshold == "competition"
@@ -213,8 +227,9 @@ def _soft(heat: Tensor, at: Tensor) -> Tensor:
 def _contrast(mask: Tensor, contrast: float) -> Tensor:
     if contrast == 1:
         return mask
-    inside, outside = mask**contrast, (1 - mask) ** contrast
-    return inside / (inside + outside)
+    # m^c / (m^c + (1 - m)^c), which is 0 / 0 where both powers are too small for a number
+    steeper = (contrast * (mask.log() - (-mask).log1p())).sigmoid()
+    return torch.where((mask > 0) & (mask < 1), steeper, mask)
 
 
 def _within(pixels: Tensor, maps: Tensor) -> Tensor:

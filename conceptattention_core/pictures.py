@@ -1,19 +1,45 @@
 """Picture files: which ones there are, and their pixels."""
 
-from collections.abc import Iterable
+import io
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from . import ConceptAttentionError
-from .export import file_names
+from .export import LOOSE, file_names
+from .files import CLAIMS, PARTIAL, check_regular, read_json, show
 
 Pixels = np.ndarray
 """uint8, h w rgb."""
+
+NEED_A_PACKAGE = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
+    ".avif": "pillow 11.3 or later",
+}
+"""Endings of pictures that Pillow reads only with something else, and with what."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, by EXIF's orientation."""
+ORIENTATION, BITS, SAMPLE_FORMAT, SIGNED = 0x0112, 258, 339, 2  # tags of EXIF and TIFF
+
+
+class UnreadableKindError(ConceptAttentionError):
+    """A picture of a kind that needs a package which is not here."""
 
 
 @dataclass(frozen=True)
@@ -21,21 +47,27 @@ class PictureFile:
     path: Path
     name: str
     """A safe, relative path without ending, its own among its fellows: what to call results."""
+    content: str = ""
+    """A hash of the file, once it was read."""
 
 
-def list_pictures(paths: Iterable[Path]) -> list[PictureFile]:
-    """The pictures at `paths`; of a folder all that have a picture's ending, subfolders too."""
+def list_pictures(paths: Iterable[Path], without: Path | None = None) -> list[PictureFile]:
+    """The pictures at `paths`; of a folder all that have a picture's ending, subfolders too.
+
+    What a run has written is left out: the folder `without` where it lies inside, any other
+    folder of results, and the files that a report tells of.
+    """
     found: list[tuple[Path, Path]] = []  # the file, and its path from what was asked for
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if _has_pictures_ending(file))
+            inside = sorted(_walk(path, without and without.resolve()))
             found += [(file, file.relative_to(path)) for file in inside]
         elif path.exists():
             found.append((path, Path(path.name)))
         else:
-            raise ConceptAttentionError(f"There is no picture or folder {path}.")
+            raise ConceptAttentionError(f"There is no picture or folder {show(path)}.")
     if not found:
-        raise ConceptAttentionError(f"No pictures in {', '.join(map(str, paths))}.")
+        raise ConceptAttentionError(f"No pictures in {', '.join(map(show, paths))}.")
     safe = {
         file: [file_names([part])[0] for part in place.with_suffix("").parts]
         for file, place in found
@@ -53,34 +85,145 @@ def list_pictures(paths: Iterable[Path]) -> list[PictureFile]:
     return list(pictures.values())
 
 
+def _walk(top: Path, without: Path | None) -> Iterator[Path]:
+    """The files below `top` that have a picture's ending and are nobody's results."""
+    for name, folders, files in os.walk(top):
+        folder = Path(name)
+        results = folder.resolve() == without or "segment.json" in files
+        if results and folder != top:
+            folders.clear()
+            continue
+        folders[:] = [one for one in folders if one != CLAIMS and not one.endswith(PARTIAL)]
+        told = read_json(folder / "report.json") if "report.json" in files else None
+        if isinstance(told, dict) and "settings" in told:  # of a picture whose name the folder has
+            folders[:] = [one for one in folders if one not in ("masks", "heatmaps")]
+            files = [one for one in files if Path(one).stem not in LOOSE]
+        yield from (folder / one for one in files if _has_pictures_ending(folder / one))
+
+
 def _has_pictures_ending(file: Path) -> bool:
-    endings = Image.registered_extensions()
-    return endings.get(file.suffix.lower()) in Image.OPEN and not file.name.startswith(".")
+    endings, ending = _find_endings(), file.suffix.lower()
+    is_picture = endings.get(ending) in Image.OPEN or ending in NEED_A_PACKAGE
+    return is_picture and not file.name.startswith(".")
+
+
+@lru_cache(maxsize=1)
+def _find_endings() -> dict[str, str]:
+    """Pillow's kinds by ending, with HEIC where its package is installed."""
+    try:
+        from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
+
+        register_heif_opener()
+    except ImportError:
+        pass
+    return Image.registered_extensions()
 
 
 def read_picture(path: Path) -> Pixels:
-    """A picture file as it is meant to be seen: turned upright, what is transparent is white."""
+    """A picture file as it is meant to be seen: in sRGB, upright, what is transparent is white.
+
+    Raises ConceptAttentionError with the file's name for whatever cannot be read or is too large
+    for the memory, OSError where the disk fails.
+    """
+    ending = path.suffix.lower()
+    if ending in NEED_A_PACKAGE and _find_endings().get(ending) not in Image.OPEN:
+        raise UnreadableKindError(
+            f"{show(path)} was skipped: {ending[1:].upper()} is read with {NEED_A_PACKAGE[ending]}."
+        )
+    check_regular(path)
     try:
         with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode in ("I;16", "I;16B", "I;16L", "I"):  # 16 bits of grey
-                grey = np.asarray(picture).astype(np.int64) // 257
-                picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-            if picture.mode == "F":
-                raise ConceptAttentionError(
-                    f"{path} holds floating-point values of no stated range; save it with 8 or "
-                    "16 bits."
-                )
-            if picture.has_transparency_data:
-                seen = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
-            return np.asarray(picture.convert("RGB"))
+            return _see(file, path)
+    except ConceptAttentionError:
+        raise
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ConceptAttentionError(f"{path} is no picture that can be read: {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:  # how Pillow reports broken files
+        reason = str(error).replace(repr(str(path)), "its content")
+        raise ConceptAttentionError(
+            f"{show(path)} is no picture that can be read: {_encodable(reason)}"
+        ) from None
+    except Exception as error:  # decoders raise whatever their parsing met
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ConceptAttentionError(f"{path} is broken: {error}") from None
+        if is_out_of_memory(error):
+            raise ConceptAttentionError(
+                f"{show(path)} is larger than the memory here has room for."
+            ) from None
+        reason = _encodable(str(error)) or type(error).__name__
+        raise ConceptAttentionError(f"{show(path)} is broken: {reason}") from None
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, torch or OpenCV says that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, cv2.error):
+        return getattr(error, "code", 0) == -4 or "Insufficient memory" in str(error)
+    told = str(error).lower()
+    return isinstance(error, RuntimeError) and "memory" in told and "alloc" in told
+
+
+def _see(file: Image.Image, path: Path) -> Pixels:
+    file.load()  # first: of some kinds this turns them upright
+    picture = file
+    if picture.mode == "F":
+        raise ConceptAttentionError(
+            f"{show(path)} holds floating-point values of no stated range; save it with 8 or "
+            "16 bits."
+        )
+    profile, turn = picture.info.get("icc_profile"), _find_turn(picture)
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        picture = _to_8_bits(picture)
+    if picture.has_transparency_data:
+        seen = picture.convert("RGBA")
+        colours = _to_srgb(seen.convert("RGB"), profile)
+        colours.putalpha(seen.getchannel("A"))
+        picture = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), colours)
+    else:
+        picture = _to_srgb(picture, profile)
+    picture = picture.convert("RGB")
+    return np.asarray(picture if turn is None else picture.transpose(turn))
+
+
+def _find_turn(picture: Image.Image) -> Image.Transpose | None:
+    """What turns a picture upright; one whose EXIF is broken is seen as it lies."""
+    try:
+        return TURNS.get(picture.getexif().get(ORIENTATION, 1))
+    except Exception:  # its parser raises whatever it met
+        return None
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits in 8. Of 32 as many count as the brightest pixel needs: 8, 16 or 32."""
+    tags = getattr(picture, "tag_v2", {})
+    values = np.asarray(picture)
+    bits = 16
+    if picture.mode == "I" and tags.get(BITS, (16,))[0] == 32:
+        if SIGNED not in np.atleast_1d(tags.get(SAMPLE_FORMAT, 1)):
+            values = values.view(np.uint32)
+        bits = next(n for n in (8, 16, 32) if int(values.max()) < 2**n)
+    grey = values.astype(np.int64) // ((2**bits - 1) // 255)
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """The colours of a picture as sRGB; a profile that is broken or does not fit counts as none."""
+    if not profile:
+        return picture
+    if picture.mode not in ("RGB", "L", "CMYK"):
+        picture = picture.convert("RGB")
+    try:
+        own = ImageCms.getOpenProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(own).lower():
+            return picture
+        srgb = ImageCms.createProfile("sRGB")
+        seen = ImageCms.profileToProfile(picture, own, srgb, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return picture
+    return picture if seen is None else seen
 
 
 def stack(pictures: list[Pixels]) -> Tensor:

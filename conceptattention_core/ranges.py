@@ -3,6 +3,7 @@
 import re
 
 from . import ConceptAttentionError
+from .texts import clean_text
 
 ACCEPTED = "'all', '3', '2-5', '10-', 'first 4', 'last 10' or 'last half'"
 MOST_TOLD = 60
@@ -20,19 +21,19 @@ def select(text: str, available: int, what: str) -> range:
     there is when there are fewer than n, `last half` rounds down but takes at least one; every
     other range must lie within what there is.
     """
-    asked = " ".join(text.lower().split())
+    asked = " ".join(clean_text(text).lower().split())
     text = text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}..."
     if asked in ("", "all"):
         return range(available)
     if asked == "last half":
         return range(available - max(1, available // 2), available)
-    if match := re.fullmatch(r"(first|last) (\d{1,9})", asked):
-        count = min(int(match[2]), available)
+    if match := re.fullmatch(r"(first|last) (\d+)", asked):
+        count = min(_number(match[2]), available)
         chosen = range(count) if match[1] == "first" else range(available - count, available)
-    elif match := re.fullmatch(r"(\d{1,9}) ?(?:(-) ?(\d{1,9})?)?", asked):
-        start = int(match[1])
+    elif match := re.fullmatch(r"(\d+) ?(?:(-) ?(\d+)?)?", asked):
+        start = _number(match[1])
         if match[3]:
-            stop = int(match[3]) + 1
+            stop = _number(match[3]) + 1
         else:
             stop = available if match[2] else start + 1
         chosen = range(start, stop)
@@ -50,6 +51,11 @@ def select(text: str, available: int, what: str) -> range:
             f"Accepted: {ACCEPTED}."
         )
     return chosen
+
+
+def _number(digits: str) -> int:
+    """A number of any length: beyond nine digits all are more than there can be."""
+    return 10**9 if digits[:-9].strip("0") else int(digits[-9:])
 
 
 def name_span(span: tuple[int, int]) -> str:

@@ -16,10 +16,16 @@ from torch import Tensor
 from . import ConceptAttentionError
 from .attention import Method, token_mean
 from .concepts import ConceptSet
-from .ranges import share_out
+from .ranges import name_span, share_out
 
 TOKENS = ("all", "first")
 BUDGET_MIB = 64
+NOT_FINITE = "values that are not finite (NaN or infinity)"
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity. The sum tells fast, unless it overflows."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,15 @@ class Recording:
     """For each entry of the block axis the first and last block it is the mean of."""
     model: str
     """The family's name."""
+
+    def __post_init__(self):
+        if not is_finite(self.scores):
+            step, block = (~self.scores.isfinite()).nonzero()[0, 1:3].tolist()
+            raise ConceptAttentionError(
+                f"{self.model} gave {NOT_FINITE} for concepts at step "
+                f"{name_span(self.steps[step])} in block {name_span(self.blocks[block])}: its "
+                "weights are broken, or need another precision (bfloat16 or float32)."
+            )
 
     @property
     def concepts(self) -> ConceptSet:

@@ -17,6 +17,8 @@ RADIUS = 16
 """Pixels from the middle of a window to its side; Flux's patches are 16 wide."""
 SMOOTHNESS = 1e-3
 """Variance of colour (0..1, squared) below which a window counts as flat."""
+LEAST, MOST = 1e-7, 1e6
+"""Smoothness between which float32 can compute with it: finer is rounding, coarser is flat."""
 
 
 def follow_edges(
@@ -24,8 +26,9 @@ def follow_edges(
 ) -> Tensor:
     """Maps `b c h w` with the edges of their pictures `b rgb h w`, 0..1.
 
-    Maps that sum to 1 at each pixel still do.
+    Maps that sum to 1 at each pixel still do. A smoothness beyond LEAST and MOST counts as these.
     """
+    smoothness = min(max(smoothness, LEAST), MOST)
     stride = max(1, radius // 4)  # windows are far larger than a pixel: what they say is smooth
     h, w = image.shape[-2:]
     small = (-(-h // stride), -(-w // stride))
@@ -55,7 +58,7 @@ def _fit(guide: Tensor, heat: Tensor, radius: int, eps: float) -> tuple[Tensor, 
     together = _box(together.flatten(1, 2), radius).unflatten(1, together.shape[1:3])
     together = together - mean_heat[:, :, None] * mean_guide[:, None]
     spread = spread + eps * torch.eye(3, device=spread.device)[:, :, None, None]
-    slopes = torch.einsum("b i j h w, b c j h w -> b c i h w", _invert(spread), together)
+    slopes = torch.einsum("b i j h w, b c j h w -> b c i h w", _invert(spread, eps), together)
     offsets = mean_heat - (slopes * mean_guide[:, None]).sum(2)
     smooth = _box(torch.cat([slopes.flatten(1, 2), offsets], dim=1), radius)
     count = heat.shape[1]
@@ -71,15 +74,18 @@ def _box(planes: Tensor, radius: int) -> Tensor:
     return boxes.contiguous()
 
 
-def _invert(matrices: Tensor) -> Tensor:
-    """Symmetric matrices `b 3 3 h w`, inverted by cross products of their rows."""
+def _invert(matrices: Tensor, least: float) -> Tensor:
+    """Symmetric matrices `b 3 3 h w`, inverted by cross products of their rows.
+
+    `least` is the smallest of their eigenvalues, by which rounding cannot divide by 0.
+    """
     first, second, third = matrices.unbind(1)
     columns = [
         torch.linalg.cross(second, third, dim=1),
         torch.linalg.cross(third, first, dim=1),
         torch.linalg.cross(first, second, dim=1),
     ]
-    determinant = (first * columns[0]).sum(1)
+    determinant = (first * columns[0]).sum(1).clamp_min(least**3)
     return torch.stack(columns, dim=1) / determinant[:, None, None]
 
 

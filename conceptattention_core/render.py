@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .maps import ORDERS, SCALES, ConceptMaps, presence
+from .maps import ORDERS, SCALES, ConceptMaps, check_reading, presence
 from .masks import sharpen, upsample
 from .ranges import name_span
 from .recording import Recording
+from .texts import clean_text
 
 Picture = NDArray[np.uint8]  # h w rgb
 Face = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -120,16 +121,21 @@ def sheet(
     tiles = [("", image)]
     names = [maps.concepts.names[c] for c in maps.concepts.shown]
     tiles += list(zip(names, heat_maps(maps, b, image.shape[:2], scale), strict=True))
-    columns = min(len(tiles), 4 if len(tiles) <= 8 else 6)
+    columns, rows = count_tiles(len(tiles))
     gap = max(4, image.shape[1] // 64)
     captioned = [np.vstack([_caption(name, image.shape[1]), tile]) for name, tile in tiles]
     h, w = captioned[0].shape[:2]
-    rows = -(-len(tiles) // columns)
     canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), PAPER, np.uint8)
     for i, tile in enumerate(captioned):
         y, x = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
         canvas[y : y + h, x : x + w] = tile
     return canvas
+
+
+def count_tiles(count: int) -> tuple[int, int]:
+    """Columns and rows of a sheet of so many tiles."""
+    columns = min(count, 4 if count <= 8 else 6)
+    return columns, -(-count // columns)
 
 
 def paint_labels(found: LabelMap, maps: ConceptMaps, b: int) -> Picture:
@@ -153,6 +159,7 @@ def blocks_by_steps(
 
     Where there are more than `MOST_TILES` of either, evenly chosen ones are shown.
     """
+    check_reading(temperature=temperature, scale=scale)
     c = recording.concepts.find(name)
     steps, blocks = (_choose_evenly(len(x)) for x in (recording.steps, recording.blocks))
     scores = recording.picture(b).scores
@@ -245,6 +252,7 @@ def _parts(text: str, size: int) -> list[tuple[str, Face]]:
 
     One that has most of the label writes what it can; some have no letters but those of a script.
     """
+    text = clean_text(text).replace("\n", " ")
     names: list[str] = []
     usual = _best(text)
     for one in text:

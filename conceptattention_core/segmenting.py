@@ -1,26 +1,53 @@
 """Many pictures to masks: what a run does, what is done already, and files that are all or nothing.
 
 The model stays outside: a run is given a function from pictures to maps. One folder per picture is
-written beside its place and then moved there, so that what has its name is finished.
+written beside its place and then moved there, and what its report lists tells that it is finished.
+Any number of processes may work on one folder: each picture is claimed by one of them.
 """
 
+import errno
 import hashlib
 import json
-import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import ConceptAttentionError
 from .explorer import save_page
-from .export import save
+from .export import list_masks, save
+from .files import (
+    CLAIMS,
+    PARTIAL,
+    WAIT,
+    Claim,
+    claim,
+    claimed,
+    hash_file,
+    have_sizes,
+    list_sizes,
+    name_partial,
+    naming,
+    read_json,
+    remove_files,
+    remove_partials,
+    show,
+    sweep_claims,
+    sync,
+    sync_tree,
+    tell,
+    write_json,
+)
 from .maps import ConceptMaps
 from .masks import MaskSpec
-from .pictures import PictureFile, Pixels, read_picture
+from .pictures import PictureFile, Pixels, UnreadableKindError, is_out_of_memory, read_picture
 
-SETTINGS, REPORT, PARTIAL = "segment.json", "report.json", ".partial"
+SETTINGS, REPORT = "segment.json", "report.json"
+OWN = ("overlay.png", "sheet.png", "labels.png", "labels.json")
+ODD_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+LOOKED_AT = 2**21  # pixels: what fails for want of memory below this fails for every picture
 
 Locate = Callable[[list[Pixels]], ConceptMaps]
 """From pictures of one size to the maps of all of them, in order."""
@@ -32,6 +59,10 @@ class Outcome:
 
     picture: PictureFile
     error: str = ""
+    skipped: bool = False
+    """Nothing here reads its kind; `error` says what would."""
+    elsewhere: bool = False
+    """Another run on the same folder has written its files meanwhile."""
 
 
 def open_folder(
@@ -40,22 +71,49 @@ def open_folder(
     """Make `out` ready for a run with `settings`; one with the same settings goes on.
 
     They are kept in a file `name`. Results of other settings are never mixed in and never
-    replaced unless `overwrite`.
+    replaced unless `overwrite`. Where the file is torn the reports in the folder tell.
     """
     out.mkdir(parents=True, exist_ok=True)
     file = out / name
-    earlier = _read_json(file)
-    others = [entry for entry in out.iterdir() if not entry.name.endswith(PARTIAL)]
-    if earlier is None and others and not overwrite:
-        raise ConceptAttentionError(f"{out} is not empty. Name another folder, or add --overwrite.")
-    if earlier is not None and earlier != settings and not overwrite:
-        changed = [name for name in settings if earlier.get(name) != settings[name]]
+    sweep_claims(out)
+    with claimed(out, name):
+        remove_partials(file)
+        earlier = read_json(file)
+        if not overwrite and earlier != settings:
+            _refuse_others(out, file, earlier, settings)
+        if earlier != settings:
+            write_json(file, settings)
+
+
+def _refuse_others(out: Path, file: Path, earlier: Any, settings: Mapping[str, Any]) -> None:
+    elsewhere = "Name another folder, or add --overwrite."
+    if isinstance(earlier, dict):
+        changed = [
+            name for name in {**settings, **earlier} if earlier.get(name) != settings.get(name)
+        ]
         raise ConceptAttentionError(
-            f"{out} holds results of other settings ({', '.join(changed)}). "
-            "Name another folder, or add --overwrite."
+            f"{show(out)} holds results of other settings ({', '.join(changed)}). {elsewhere}"
         )
-    if earlier != settings:
-        _write_json(file, settings)
+    others = [
+        entry
+        for entry in out.iterdir()
+        if entry != file and entry.name != CLAIMS and not entry.name.endswith(PARTIAL)
+    ]
+    if not others:
+        return
+    if not file.exists():
+        raise ConceptAttentionError(f"{show(out)} is not empty. {elsewhere}")
+    if file.name != SETTINGS:
+        raise ConceptAttentionError(
+            f"{show(file)} is torn: what is in its folder may be of other settings. {elsewhere}"
+        )
+    asked = fingerprint(settings)
+    for report in out.rglob(REPORT):
+        told = read_json(report)
+        if isinstance(told, dict) and told.get("settings", asked) != asked:
+            raise ConceptAttentionError(
+                f"{show(file)} is torn and {show(report)} is of other settings. {elsewhere}"
+            )
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -67,32 +125,66 @@ def list_open(
     pictures: Iterable[PictureFile], out: Path, settings: Mapping[str, Any]
 ) -> list[PictureFile]:
     """The pictures that are not done yet with these settings."""
+    return [picture for picture in pictures if not is_done(picture, out, settings)]
 
-    def is_done(picture: PictureFile) -> bool:
-        report = _read_json(out / picture.name / REPORT) or {}
-        asked = picture.path.name, fingerprint(settings)
-        return (report.get("picture"), report.get("settings")) == asked
 
-    return [picture for picture in pictures if not is_done(picture)]
+def is_done(picture: PictureFile, out: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a picture of this content was done with these settings and its files are there."""
+    folder = out / picture.name
+    report = read_json(folder / REPORT)
+    if not isinstance(report, dict) or report.get("settings") != fingerprint(settings):
+        return False
+    try:
+        if "content" in report:
+            is_whole = have_sizes(folder, report.get("files"))
+            return is_whole and report["content"] == hash_file(picture.path)
+        return _is_done_by_earlier_version(picture, folder, report, bool(settings.get("html")))
+    except (OSError, ConceptAttentionError):
+        return False  # whoever reads it says why
+
+
+def _is_done_by_earlier_version(
+    picture: PictureFile, folder: Path, report: dict[str, Any], html: bool
+) -> bool:
+    """Before 1.4 a report named the picture's file and listed masks alone."""
+    try:
+        files = [*(f"{name}.png" for name in list_masks(report)), *OWN]
+    except (KeyError, TypeError, AttributeError, IndexError):
+        return False
+    files += ["explorer.html"] if html else []
+    return (
+        report.get("picture") == picture.path.name
+        and picture.path.stat().st_mtime <= (folder / REPORT).stat().st_mtime
+        and all((folder / file).stat().st_size for file in files)
+    )
 
 
 def read_batches(
-    pictures: Iterable[PictureFile], size: int
+    pictures: Iterable[PictureFile | Outcome], size: int
 ) -> Iterator[tuple[list[PictureFile], list[Pixels]] | Outcome]:
     """Neighbouring pictures of one size, at most `size` at a time; broken ones as outcomes."""
     files: list[PictureFile] = []
     batch: list[Pixels] = []
     for picture in pictures:
+        if isinstance(picture, Outcome):
+            yield picture
+            continue
         try:
+            # the hash comes first: who changes the picture from now on has it done again
+            picture = replace(picture, content=hash_file(picture.path))
             pixels = read_picture(picture.path)
-        except (ConceptAttentionError, OSError) as error:
-            yield Outcome(picture, str(error))
+        except OSError as error:
+            yield Outcome(picture, tell(error))
+            continue
+        except ConceptAttentionError as error:
+            yield Outcome(picture, str(error), skipped=isinstance(error, UnreadableKindError))
             continue
         if batch and (len(batch) == size or batch[0].shape != pixels.shape):
             yield files, batch
             files, batch = [], []
         files.append(picture)
         batch.append(pixels)
+        del pixels
     if batch:
         yield files, batch
 
@@ -106,18 +198,95 @@ def segment(
 ) -> Iterator[Outcome]:
     """Do all pictures, a few at a time, and tell after each what became of it.
 
-    A picture that cannot be read is an outcome; a disk that is full or a model that fails ends
-    the run, and nothing of the picture at hand stays.
+    A picture that cannot be read, or is too large for the memory, is an outcome; a disk that is
+    full or a model that fails ends the run, and nothing of the picture at hand stays. What other
+    processes have claimed comes last: it is waited for, and done where they did not.
     """
-    for work in read_batches(pictures, batch):
-        if isinstance(work, Outcome):
-            yield work
+    waiting = list(pictures)
+    held: dict[str, Claim] = {}
+    try:
+        while waiting:
+            busy: list[PictureFile] = []
+            for work in read_batches(_claim(waiting, out, settings, held, busy), batch):
+                if isinstance(work, Outcome):
+                    outcomes = iter([work])
+                else:
+                    outcomes = _segment_batch(*work, locate, out, settings)
+                for outcome in outcomes:
+                    if mine := held.pop(outcome.picture.name, None):
+                        mine.release()
+                    yield outcome
+            if len(busy) == len(waiting):
+                time.sleep(WAIT)
+            waiting = busy
+    finally:
+        for mine in held.values():
+            mine.release()
+
+
+def _claim(
+    pictures: list[PictureFile],
+    out: Path,
+    settings: Mapping[str, Any],
+    held: dict[str, Claim],
+    busy: list[PictureFile],
+) -> Iterator[PictureFile | Outcome]:
+    """The pictures that this process may do; those that others are at go to `busy`."""
+    for picture in pictures:
+        mine = claim(out, picture.name)
+        if mine is None:
+            busy.append(picture)
             continue
-        files, pixels = work
+        held[picture.name] = mine
+        if is_done(picture, out, settings):
+            yield Outcome(picture, elsewhere=True)
+            continue
+        if mine.alone:
+            remove_partials(out / picture.name)
+        yield picture
+
+
+def _segment_batch(
+    files: list[PictureFile],
+    pixels: list[Pixels],
+    locate: Locate,
+    out: Path,
+    settings: Mapping[str, Any],
+) -> Iterator[Outcome]:
+    try:
         maps = locate(pixels)
-        for b, (picture, image) in enumerate(zip(files, pixels, strict=True)):
+    except Exception as error:
+        h, w = pixels[0].shape[:2]
+        if not is_out_of_memory(error) or (len(files) == 1 and h * w <= LOOKED_AT):
+            raise
+        if len(files) == 1:
+            yield Outcome(files[0], _say_too_large(files[0], pixels[0]))
+            return
+        maps = None
+    if maps is None:  # outside of the handler, which keeps what filled the memory
+        for picture, image in zip(files, pixels, strict=True):
+            yield from _segment_batch([picture], [image], locate, out, settings)
+        return
+    for b, (picture, image) in enumerate(zip(files, pixels, strict=True)):
+        try:
             write(out, picture, image, maps, b, settings)
+        except ConceptAttentionError as error:
+            yield Outcome(picture, f"{show(picture.path)}: {error}")
+        except OSError as error:
+            if error.errno not in ODD_PLACE:
+                raise
+            yield Outcome(picture, f"{show(picture.path)}: {tell(error)}")
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            yield Outcome(picture, _say_too_large(picture, image))
+        else:
             yield Outcome(picture)
+
+
+def _say_too_large(picture: PictureFile, image: Pixels) -> str:
+    h, w = image.shape[:2]
+    return f"{show(picture.path)}: {w} x {h} pixels are more than the memory here has room for."
 
 
 def write(
@@ -128,38 +297,61 @@ def write(
     b: int,
     settings: Mapping[str, Any],
 ) -> None:
-    """The folder of one picture, whole or not at all; `settings["masks"]` are a `MaskSpec`'s."""
+    """The folder of one picture, whole or not at all; `settings["masks"]` are a `MaskSpec`'s.
+
+    `settings["full_size"]` also has overlay and sheet in the picture's size.
+    """
     place = out / picture.name
-    partial = place.with_name(f"{place.name}{PARTIAL}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = name_partial(place)
     try:
-        found = save(partial, image, maps, b, MaskSpec(**settings["masks"]))
-        if settings.get("html"):
-            save_page(partial, image, maps, b)
-        about = {
-            "picture": picture.path.name,
-            "height": image.shape[0],
-            "width": image.shape[1],
-            "settings": fingerprint(settings),
-        }
-        _write_json(partial / REPORT, {**about, **found})
-        shutil.rmtree(place, ignore_errors=True)
-        partial.rename(place)
-    except BaseException:
+        with naming(place):
+            full = bool(settings.get("full_size"))
+            found = save(partial, image, maps, b, MaskSpec(**settings["masks"]), full)
+            if settings.get("html"):
+                save_page(partial, image, maps, b)
+            about = {
+                "picture": show(picture.path.name),
+                "content": picture.content or hash_file(picture.path),
+                "height": image.shape[0],
+                "width": image.shape[1],
+                "settings": fingerprint(settings),
+            }
+            report = {**about, **found, "files": list_sizes(partial)}
+            write_json(partial / REPORT, report)
+            sync_tree(partial)
+            install(partial, place, report)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
-def _read_json(file: Path) -> Any:
+def install(partial: Path, place: Path, report: dict[str, Any]) -> None:
+    """Move a finished folder to its place; of what is there only an earlier result of ours goes.
+
+    Where the place holds other things, such as the results of pictures in a folder of this name,
+    files are moved one by one, the report last. Until then a report stands there that lists what
+    was and what comes, and counts as done for nobody.
+    """
     try:
-        return json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ConceptAttentionError(f"{file} is no JSON: {error}.") from None
-
-
-def _write_json(file: Path, value: Any) -> None:
-    partial = file.with_name(file.name + PARTIAL)
-    partial.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    os.replace(partial, file)
+        if not place.is_dir() or not any(place.iterdir()):
+            partial.rename(place)
+            sync(place.parent)
+            return
+    except OSError:
+        if not place.is_dir():
+            raise
+    earlier = read_json(place / REPORT)
+    old = earlier.get("files") if isinstance(earlier, dict) else None
+    if not isinstance(old, dict):
+        try:
+            masks = list_masks(earlier) if isinstance(earlier, dict) else []
+        except (KeyError, TypeError, AttributeError, IndexError):
+            masks = []
+        old = dict.fromkeys([*(f"{name}.png" for name in masks), *OWN], 0)
+    write_json(place / REPORT, {"settings": "", "files": {**old, **report["files"]}})
+    remove_files(place, [name for name in old if name not in report["files"]])
+    for name in (*report["files"], REPORT):
+        target = place / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (partial / name).replace(target)
+    for folder in {(place / name).parent for name in (*report["files"], REPORT)}:
+        sync(folder)

@@ -8,11 +8,11 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from .. import ConceptAttentionError
-from . import evaluate, generate, segment
+from ..files import show, tell
+from . import evaluate, generate, options, segment
 
 PROGRAM = "python -m conceptattention_core"
 DEFAULTS = "conceptattention.json"
@@ -37,13 +37,19 @@ def main(arguments: list[str] | None = None) -> int:
     except ConceptAttentionError as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return _fail(tell(error))
+    except (MemoryError, RuntimeError) as error:
+        from ..pictures import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return _fail(f"There is not enough memory: {str(error).strip().partition(chr(10))[0]}")
     except KeyboardInterrupt:
         return 130
 
 
 def _fail(message: str) -> int:
-    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    options.say(f"{PROGRAM}: {' '.join(message.split())}", sys.stderr)
     return 1
 
 
@@ -56,32 +62,49 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
 
 
 def read_defaults(parser: argparse.ArgumentParser, model: str) -> list[str]:
-    """The defaults that a model folder brings for a command, as options of it."""
-    file = Path(model).expanduser() / DEFAULTS
+    """The defaults that a model folder brings for a command, as options of it.
+
+    Only what describes the model: who wrote the folder decides on nobody's files and machines.
+    """
+    folder = options.expand(model)
+    file = folder / DEFAULTS
     if not file.is_file():
         return []
     try:
         defaults = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ConceptAttentionError(f"{file} is no JSON: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ConceptAttentionError(f"{show(file)} is no JSON: {error}.") from None
     known = _optional(parser)
     every = {name for command in build_parser()[1].values() for name in _optional(command)}
     if not isinstance(defaults, dict) or not every >= defaults.keys():
         raise ConceptAttentionError(
-            f"{file} should be an object with some of these keys: {', '.join(sorted(every))}."
+            f"{show(file)} should be an object with some of these keys: "
+            f"{', '.join(sorted(every & options.OF_A_MODEL))}."
         )
-    own = {name: value for name, value in defaults.items() if name in known}
-    flags = [known[name] for name, value in own.items() if value is True]
-    valued = [
-        f"{known[name]}={value}" for name, value in own.items() if not isinstance(value, bool)
-    ]
-    return flags + valued
+    if others := sorted(defaults.keys() - options.OF_A_MODEL):
+        options.say(
+            f"{PROGRAM}: {show(file)}: {', '.join(others)} left out: a model's file only says "
+            "what describes the model.",
+            sys.stderr,
+        )
+    given = []
+    for name, value in defaults.items():
+        if name not in known or name not in options.OF_A_MODEL or value is False:
+            continue
+        action = known[name]
+        is_flag = action.nargs == 0
+        if is_flag != (value is True) or not isinstance(value, bool | int | float | str):
+            accepted = "true or false" if is_flag else "a number or a text"
+            raise ConceptAttentionError(f"{show(file)}: '{name}' is to be {accepted}.")
+        flag = action.option_strings[0]
+        given.append(flag if is_flag else f"{flag}={value}")
+    return given
 
 
-def _optional(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """The options that may be left out: name in the file -> name on the command line."""
+def _optional(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The options that may be left out, by their name in the file."""
     return {
-        action.dest: action.option_strings[0]
+        action.dest: action
         for action in parser._actions
         if action.option_strings and not action.required and action.dest != "help"
     }

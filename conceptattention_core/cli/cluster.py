@@ -14,11 +14,11 @@ HERE = "auto"
 
 def spread(
     address: str, rows: list[dict[str, str]], actor: type, arguments: tuple, batch: int = 1
-) -> Iterator[dict[str, str]]:
+) -> Iterator[dict[str, Any]]:
     """Call `actor(*arguments)` on all rows, `batch` at a time, on the cluster at `address`.
 
-    An actor takes and gives columns of strings. "auto" finds a cluster or starts one here. Paths
-    in rows and arguments have to mean the same on every machine.
+    An actor takes columns of strings and gives columns. "auto" finds a cluster or starts one
+    here. Paths in rows and arguments have to mean the same on every machine.
     """
     try:
         import ray
@@ -43,7 +43,15 @@ def spread(
         max_restarts=-1,
         max_task_retries=-1,
     )
-    yield from done.iter_rows()
+    try:
+        yield from done.iter_rows()
+    except ray.exceptions.RayTaskError as error:
+        cause: Any = error
+        while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None:
+            cause = inner
+        if isinstance(cause, ConceptAttentionError | OSError):
+            raise cause from None
+        raise
 
 
 def _connect(ray: Any, address: str) -> None:

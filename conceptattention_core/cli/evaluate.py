@@ -13,6 +13,7 @@ from ..evaluation.metrics import Score
 from ..evaluation.protocols import PROTOCOLS, Protocol
 from ..evaluation.run import LINES, VARIANTS, Variant, ask, read_lines, total, write_line
 from ..evaluation.tables import figures, write_csv, write_markdown
+from ..files import write_json, write_text
 from ..locating import parse_noise
 from ..maps import ORDERS, SCALES
 from ..recording import TOKENS
@@ -44,12 +45,15 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     options.add_model(what)
     what.add_argument(
         "--data",
-        type=Path,
+        type=options.path,
         metavar="PATH",
         help="gtsegs_ijcv.mat, or a VOC2012 folder; scenes are drawn and need none",
     )
     what.add_argument(
-        "--names", type=Path, metavar="FILE", help="names of WordNet ids: 'n01440764 tench' a line"
+        "--names",
+        type=options.path,
+        metavar="FILE",
+        help="names of WordNet ids: 'n01440764 tench' a line",
     )
     options.add_out(what)
     what.add_argument("--limit", type=options.count, metavar="N", help="only the first N pictures")
@@ -58,7 +62,11 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     )
     what.add_argument("--curves", action="store_true", help="also each block and noise level")
     what.add_argument(
-        "--figures", type=int, default=8, metavar="N", help="8; pictures drawn beside their truth"
+        "--figures",
+        type=options.whole(0, 1000),
+        default=8,
+        metavar="N",
+        help="8; pictures drawn beside their truth",
     )
     what.add_argument(
         "--shard", type=_shard, metavar="I/N", help="only the I-th of N parts, from 1"
@@ -85,11 +93,13 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     how.add_argument("--order", **options.one_of("what comes first", ORDERS))
     how.add_argument("--scale", **options.one_of("how scores compete", SCALES))
     how.add_argument("--tokens", **options.one_of("tokens of a concept that count", TOKENS))
-    how.add_argument("--blocks", metavar="RANGE", help="blocks that are read")
-    how.add_argument("--noise", metavar="T", help="noise levels, comma-separated")
+    how.add_argument("--blocks", type=options.clean, metavar="RANGE", help="blocks that are read")
+    how.add_argument(
+        "--noise", type=options.clean, metavar="T", help="noise levels, comma-separated"
+    )
     how.add_argument("--samples", type=options.count, metavar="N", help="noises that are averaged")
     how.add_argument("--size", type=options.pixels, metavar="PIXELS", help="side of the pictures")
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise")
+    how.add_argument("--seed", type=options.seed, default=0, metavar="N", help="of the noise")
     machine = parser.add_argument_group("where to compute")
     options.add_machine(machine)
     options.add_ray(machine)
@@ -98,7 +108,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 def _shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+    few = len(text) < 20  # digits beyond some thousands are no int
+    if not (few and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise argparse.ArgumentTypeError(f"'{text}' is no part such as 2/5")
     return int(index), int(count)
 
@@ -131,7 +142,7 @@ def run(asked: argparse.Namespace) -> int:
         write_line(lines, key, scores)
     seconds = (time.perf_counter() - started) / len(todo) if todo else None
 
-    print(_write_results(asked, job, seconds))
+    options.say(_write_results(asked, job, seconds))
     if judge is not None and asked.figures > 0:
         _draw(judge, keys[: asked.figures], asked.out)
     return 0
@@ -173,8 +184,8 @@ def _write_results(asked: argparse.Namespace, job: Job, seconds: float | None) -
     totals = total(done)
     shown = [variant.name for variant in dict.fromkeys((*job.variants, *VARIANTS))]
     table = write_markdown(asked.protocol, totals, shown, len(done))
-    (asked.out / "table.md").write_text(table, "utf-8")
-    (asked.out / "table.csv").write_text(write_csv(asked.protocol, totals), "utf-8")
+    write_text(asked.out / "table.md", table)
+    write_text(asked.out / "table.csv", write_csv(asked.protocol, totals))
     report = {
         "protocol": asked.protocol,
         "pictures": len(done),
@@ -182,7 +193,7 @@ def _write_results(asked: argparse.Namespace, job: Job, seconds: float | None) -
         "classes": {name: score.ious for name, score in totals.items()},
         "seconds a picture": None if seconds is None else round(seconds, 3),
     }
-    (asked.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    write_json(asked.out / "report.json", report)
     if asked.curves:
         from ..evaluation.figures import save_curves
 

@@ -7,6 +7,7 @@ the files of a picture and of a video lie in their folders is told in `export.py
 import argparse
 import inspect
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,18 @@ from typing import TYPE_CHECKING, Any
 from .. import ConceptAttentionError
 from ..attention import Method
 from ..concepts import parse
+from ..files import (
+    claim,
+    list_sizes,
+    name_partial,
+    naming,
+    remove_partials,
+    show,
+    sweep_claims,
+    sync_tree,
+    to_json,
+    write_text,
+)
 from ..maps import reduce
 from ..ranges import ACCEPTED, select
 from ..recording import Recording, RecordSpec
@@ -25,6 +38,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..hosts.diffusers.family import Family
+
+REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -63,49 +78,63 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     what = parser.add_argument_group("what")
     options.add_model(what)
-    what.add_argument("--prompt", required=True, metavar="TEXT", help="what to paint")
+    what.add_argument(
+        "--prompt", required=True, type=options.clean, metavar="TEXT", help="what to paint"
+    )
     options.add_concepts(what)
     options.add_out(what)
     options.add_html(what)
+    options.add_full_size(what)
 
     how = parser.add_argument_group("how to paint")
-    how.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to stay away from")
     how.add_argument(
-        "--guidance", type=float, metavar="X", help="3.5 for dev, 0 for schnell, else the model's"
+        "--negative-prompt",
+        type=options.clean,
+        default="",
+        metavar="TEXT",
+        help="what to stay away from",
+    )
+    how.add_argument(
+        "--guidance",
+        type=options.within(-1000, 1000),
+        metavar="X",
+        help="3.5 for dev, 0 for schnell, else the model's",
     )
     how.add_argument(
         "--true-cfg",
         "--true-cfg-scale",
         dest="true_cfg_scale",
-        type=float,
+        type=options.within(-1000, 1000),
         metavar="X",
         help="true guidance against the negative prompt, when above 1; takes twice as long",
     )
     how.add_argument(
         "--steps",
-        type=options.count,
+        type=options.whole(1, 10_000),
         metavar="N",
         help="28 for dev, 4 for schnell, else the model's",
     )
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="of the first picture")
+    how.add_argument(
+        "--seed", type=options.seed, default=0, metavar="N", help="of the first picture"
+    )
     size = "1024; of videos the model's"
     how.add_argument("--height", type=options.pixels, metavar="PIXELS", help=size)
     how.add_argument("--width", type=options.pixels, metavar="PIXELS", help=size)
     how.add_argument(
         "--frames",
-        type=options.count,
+        type=options.whole(1, 100_000),
         metavar="N",
         help="of a video; as many as the model usually makes",
     )
     how.add_argument(
         "--fps",
-        type=options.positive,
+        type=options.within(0.01, 1000),
         metavar="X",
         help="frames a second of video.mp4; those of the model's training",
     )
     how.add_argument(
         "--batch",
-        type=options.count,
+        type=options.whole(1, 10_000),
         default=1,
         metavar="N",
         help="pictures or videos, with seeds one after another",
@@ -113,7 +142,13 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
     read = parser.add_argument_group("how to read the attention")
     options.add_reading(read)
-    read.add_argument("--step-range", default="all", metavar="RANGE", help=f"of steps: {ACCEPTED}")
+    read.add_argument(
+        "--step-range",
+        type=options.clean,
+        default="all",
+        metavar="RANGE",
+        help=f"of steps: {ACCEPTED}",
+    )
     options.add_background(read)
     options.add_masks(parser.add_argument_group("how to draw masks"))
     options.add_machine(parser.add_argument_group("where to compute"))
@@ -121,12 +156,30 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def generate(asked: argparse.Namespace) -> int:
+    options.check_seeds(asked.seed, asked.batch)
     method = Method(asked.attend, asked.space, asked.bounces)
     concepts = parse(asked.concepts, asked.background)
     spec = RecordSpec(concepts, asked.tokens, method)
     for notice in concepts.notices:
-        print(notice)
+        options.say(notice)
     options.make_room(asked.out, asked.overwrite)
+    sweep_claims(asked.out)
+    mine = claim(asked.out, REPORT)
+    if mine is None:
+        raise ConceptAttentionError(f"Another run is writing to {show(asked.out)}.")
+    # everything is written here first, and moved once all of it is whole
+    partial = name_partial(asked.out / REPORT)
+    try:
+        if mine.alone:
+            remove_partials(asked.out / REPORT)
+        _generate(asked, spec, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        mine.release()
+    return 0
+
+
+def _generate(asked: argparse.Namespace, spec: RecordSpec, partial: Path) -> None:
 
     with models.needs_diffusers():
         from ..hosts.diffusers.families import find
@@ -160,10 +213,9 @@ def generate(asked: argparse.Namespace) -> int:
     made: list[dict[str, Any]] = []
     writing = 0.0
     with record(pipe, spec, max_sequence_length=length) as listener:
-        remove_earlier(asked.out)  # only now: whatever was asked has been understood
         for painted in paint(pipe, call, seeds, sampling):
             began = time.perf_counter()
-            made += write(asked, painted, listener.recording(), sampling)
+            made += write(asked, partial, painted, listener.recording(), sampling)
             writing += time.perf_counter() - began
 
     w, h = painted[seeds[-1]][0].size
@@ -187,9 +239,17 @@ def generate(asked: argparse.Namespace) -> int:
         },
         "versions": dict(models.list_versions()),
     }
-    text = json.dumps(report, ensure_ascii=False, indent=1)
-    (asked.out / "report.json").write_text(text + "\n", "utf-8")
-    return 0
+    text = to_json(report)
+    files = list_sizes(partial)
+    sync_tree(partial)
+    remove_earlier(asked.out)  # only now: the new ones are there
+    for name in files:
+        target = asked.out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (partial / name).replace(target)
+    write_text(asked.out / REPORT, text)
+    for found in made:
+        _tell(asked.out / found["folder"], found["concepts"])
 
 
 def usual(pipe: Any, family: "Family") -> Sampling:
@@ -249,15 +309,16 @@ def paint(
 
 def write(
     asked: argparse.Namespace,
+    out: Path,
     painted: dict[int, list["Image"]],
     recording: Recording,
     sampling: Sampling,
 ) -> Iterator[dict[str, Any]]:
-    """Write the files of what one run painted, and tell the report's part of each."""
+    """Write the files of what one run painted into `out`, and tell the report's part of each."""
     import numpy as np
 
     from ..explorer import page_of
-    from ..export import place, save, save_video
+    from ..export import place, save, save_picture, save_video
 
     is_video = sampling.fps is not None
     if is_video:
@@ -274,18 +335,18 @@ def write(
     masks = options.read_masks(asked)
     for b, (seed, images) in enumerate(painted.items()):
         name = "." if asked.batch == 1 else f"{seed}"
-        folder, pixels = asked.out / name, [np.asarray(image) for image in images]
+        folder, pixels = out / name, [np.asarray(image) for image in images]
         if sampling.fps is None:
-            found = save(folder, pixels[0], maps, b, masks)
-            images[0].save(folder / place("image"))
+            found = save(folder, pixels[0], maps, b, masks, asked.full_size)
+            save_picture(images[0], folder / place("image"))
         else:
-            found = save_video(folder, pixels, maps, masks, sampling.fps)
+            found = save_video(folder, pixels, maps, masks, sampling.fps, asked.full_size)
         if asked.html:
             for n, picture in enumerate(pixels):
                 file = folder / place("explorer", n if is_video else None, "html")
                 file.parent.mkdir(exist_ok=True)
-                file.write_text(page_of(picture, maps, b + n), "utf-8")
-        _tell(folder, found["concepts"])
+                with naming(file):
+                    file.write_text(page_of(picture, maps, b + n), "utf-8")
         yield {"folder": name, "seed": seed, **found}
 
 
@@ -311,22 +372,32 @@ def remove_earlier(out: Path) -> None:
     """Remove the files of an earlier run, whose concepts, seeds and frames may be others."""
     from ..export import forget
 
-    file = out / "report.json"
+    file, top = out / REPORT, out.resolve()
     try:
         told = json.loads(file.read_text("utf-8"))
         for found in told.get("pictures") or told["videos"]:
             folder = out / found["folder"]
+            if not folder.resolve().is_relative_to(top):
+                continue  # a report that somebody has altered
             forget(folder, found)
             if folder != out and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (
+        FileNotFoundError,
+        RecursionError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ):
         return  # none of ours
     file.unlink()
 
 
 def _tell(folder: Path, concepts: list[dict]) -> None:
-    print(folder)
+    options.say(show(folder))
     width = max(len(concept["name"]) for concept in concepts)
     for concept in concepts:
         share = f"{concept['coverage']:.1%}" if concept["present"] else "absent"
-        print(f"  {concept['name']:{width}}  {share:>6}  {concept['mask']}")
+        options.say(f"  {concept['name']:{width}}  {share:>6}  {concept['mask']}")

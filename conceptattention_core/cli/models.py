@@ -2,15 +2,18 @@
 
 import importlib.metadata
 import inspect
+import logging
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import ConceptAttentionError
+from ..files import show
+from ..pictures import is_out_of_memory
+from . import options
 
 if TYPE_CHECKING:
     import torch
@@ -52,15 +55,15 @@ def choose_place(device: str, dtype: str) -> "tuple[str, torch.dtype]":
 
 
 def load(model: str, device: str, dtype: "torch.dtype") -> Any:
-    folder = Path(model).expanduser()
+    folder = options.expand(model)
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise ConceptAttentionError(
-                f"{folder} holds no diffusers pipeline: it has no model_index.json."
+                f"{show(folder)} holds no diffusers pipeline: it has no model_index.json."
             )
         model = str(folder)
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise ConceptAttentionError(f"There is no folder {folder}.")
+        raise ConceptAttentionError(f"There is no folder {show(folder)}.")
     import diffusers
     import transformers
     from packaging.version import Version
@@ -70,18 +73,55 @@ def load(model: str, device: str, dtype: "torch.dtype") -> Any:
     if not sys.stderr.isatty():
         diffusers.utils.logging.disable_progress_bar()
     try:
-        config: Any = diffusers.DiffusionPipeline.load_config(model)
-        pipe = _choose_loader(model, str(config.get("_class_name"))).from_pretrained(
-            model, **{keyword: dtype}
-        )
+        with _hear_warnings() as told:
+            config: Any = diffusers.DiffusionPipeline.load_config(model)
+            pipe = _choose_loader(model, str(config.get("_class_name"))).from_pretrained(
+                model, **{keyword: dtype}
+            )
+        if random := [text for text in told if "newly initialized" in text]:
+            raise ValueError(f"its weights do not fit its configuration: {_shorten(random[0])}")
+        pipe.set_progress_bar_config(desc="Painting", disable=None)  # None: only on a terminal
+        return pipe.to(device)
     except ConceptAttentionError:
         raise
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the files of a model may hold anything
+        if is_out_of_memory(error):
+            raise
+        told = str(error).strip() or type(error).__name__
+        if not isinstance(error, OSError | ValueError):
+            told = f"{type(error).__name__}: {told}"
+        reason = _shorten(told.splitlines()[0])
         hint = "" if folder.is_dir() else " (No folder here has that name, so the Hub was asked.)"
-        raise ConceptAttentionError(f"Could not load the model {model}: {reason}{hint}") from None
-    pipe.set_progress_bar_config(desc="Painting", disable=None)  # None: only on a terminal
-    return pipe.to(device)
+        raise ConceptAttentionError(
+            f"Could not load the model {show(model)}: {reason}{hint}"
+        ) from None
+
+
+def _shorten(text: str, most: int = 300) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[:most]} …"
+
+
+@contextmanager
+def _hear_warnings() -> Iterator[list[str]]:
+    """What the libraries warn of while they load, which nobody sees at their usual level."""
+    told: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    before = [(logger, logger.level, logger.handlers) for logger in loggers]
+    for logger in loggers:
+        logger.handlers = [Listener(logging.WARNING)]
+        logger.setLevel(logging.WARNING)
+    try:
+        yield told
+    finally:
+        for logger, level, handlers in before:
+            logger.setLevel(level)
+            logger.handlers = handlers
 
 
 def _choose_loader(model: str, name: str) -> Any:

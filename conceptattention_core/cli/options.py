@@ -1,13 +1,18 @@
 """Options that several commands take, and the values they accept."""
 
 import argparse
+import math
 import os
-from collections.abc import Iterable
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .. import ConceptAttentionError
 from ..attention import ATTEND, MOST_BOUNCES, SPACES
+from ..export import LARGEST_SIDE
+from ..files import CLAIMS, PARTIAL, show
 from ..maps import ORDERS, SCALES
 from ..masks import MaskSpec
 from ..ranges import ACCEPTED, DEEP
@@ -18,15 +23,97 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 DEFAULTS_NOTE = """
 A model folder may bring its own defaults in a file conceptattention.json: a JSON object whose
-keys are options of the commands with _ for -, as {"steps": 20, "true_cfg_scale": 3.0}.
+keys are options of the commands with _ for -, as {"steps": 20, "true_cfg_scale": 3.0}: those that
+say how to paint, to look, to read and to draw, none about files, pictures or machines.
 What is given here wins over them.
 """
+
+OF_A_MODEL = frozenset(
+    [
+        "steps",
+        "guidance",
+        "true_cfg_scale",
+        "negative_prompt",
+        "height",
+        "width",
+        "frames",
+        "fps",
+        "size",
+        "noise",
+        "samples",
+        "megapixels",
+        "blocks",
+        "step_range",
+        "order",
+        "scale",
+        "temperature",
+        "tokens",
+        "attend",
+        "space",
+        "bounces",
+        "softmax",
+        "background",
+        "threshold",
+        "level",
+        "hard",
+        "contrast",
+        "no_edges",
+        "edges",
+        "fill_holes",
+        "islands",
+        "largest",
+        "grow",
+        "feather",
+    ]
+)
+"""What a model folder may have defaults for."""
+MOST_PIXELS = 4096
+"""By which masks are grown or feathered."""
+SEEDS = (-(2**63), 2**64 - 1)  # those of torch
+
+
+def say(text: str, to: TextIO | None = None) -> None:
+    """Print text on any terminal: what its encoding lacks becomes an escape."""
+    stream = sys.stdout if to is None else to
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+
+
+def clean(text: str) -> str:
+    """Text without what cannot be encoded or seen: half surrogate pairs and control characters."""
+    return "".join(
+        one for one in text if one in "\t\n\r" or unicodedata.category(one) not in ("Cs", "Cc")
+    )
+
+
+def place(text: str) -> str:
+    """A path, or the name of a model or machine; names of files may have any bytes but 0."""
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} has a character that no path has")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:  # half a surrogate pair
+        raise argparse.ArgumentTypeError(f"{text!r} has a character that no path has") from None
+    return text
+
+
+def path(text: str) -> Path:
+    return Path(place(text))
+
+
+def expand(model: str) -> Path:
+    """A model's folder, where there is one."""
+    try:
+        return Path(model).expanduser()
+    except RuntimeError:  # nobody has that home
+        return Path(model)
 
 
 def add_model(group: Any) -> None:
     group.add_argument(
         "--model",
         required=True,
+        type=place,
         metavar="DIR_OR_ID",
         help="a model folder of diffusers, or its name on the Hugging Face Hub",
     )
@@ -36,14 +123,23 @@ def add_concepts(group: Any) -> None:
     group.add_argument(
         "--concepts",
         required=True,
+        type=clean,
         metavar="NAMES",
         help="what to find, comma-separated; 'name: words the model reads' is allowed",
     )
 
 
 def add_out(group: Any) -> None:
-    group.add_argument("--out", required=True, type=Path, metavar="DIR", help="where files go")
+    group.add_argument("--out", required=True, type=path, metavar="DIR", help="where files go")
     group.add_argument("--overwrite", action="store_true", help="replace files that are there")
+
+
+def add_full_size(group: Any) -> None:
+    group.add_argument(
+        "--full-size",
+        action="store_true",
+        help=f"overlay and sheet as large as the picture; else {LARGEST_SIDE} pixels a side at most",
+    )
 
 
 def add_html(group: Any) -> None:
@@ -56,11 +152,17 @@ def add_html(group: Any) -> None:
 
 def add_reading(group: Any) -> None:
     """How to read the attention."""
-    group.add_argument("--blocks", default=DEEP, metavar="RANGE", help=f"of the model: {ACCEPTED}")
+    group.add_argument(
+        "--blocks", type=clean, default=DEEP, metavar="RANGE", help=f"of the model: {ACCEPTED}"
+    )
     group.add_argument("--order", **one_of("what comes first", ORDERS))
     group.add_argument("--scale", **one_of("how scores compete", SCALES))
     group.add_argument(
-        "--temperature", type=positive, default=1.0, metavar="X", help="1; above is softer"
+        "--temperature",
+        type=within(1e-3, 1e4),
+        default=1.0,
+        metavar="X",
+        help="1, of 0.001 to 10000; above is softer",
     )
     group.add_argument("--tokens", **one_of("tokens of a concept that count", TOKENS))
     group.add_argument("--attend", **one_of("what concepts attend to", ATTEND))
@@ -97,7 +199,11 @@ def add_masks(group: Any) -> None:
     )
     group.add_argument("--hard", action="store_true", help="black and white, no grey")
     group.add_argument(
-        "--contrast", type=positive, default=1.0, metavar="X", help="1; of soft masks"
+        "--contrast",
+        type=within(0.01, 100),
+        default=1.0,
+        metavar="X",
+        help="1, of 0.01 to 100; of soft masks",
     )
     group.add_argument(
         "--no-edges", action="store_true", help="smooth masks that do not follow the picture"
@@ -112,10 +218,18 @@ def add_masks(group: Any) -> None:
     )
     group.add_argument("--largest", action="store_true", help="keep only the largest part")
     group.add_argument(
-        "--grow", type=int, default=0, metavar="PIXELS", help="0; negative numbers shrink"
+        "--grow",
+        type=whole(-MOST_PIXELS, MOST_PIXELS),
+        default=0,
+        metavar="PIXELS",
+        help=f"0, of -{MOST_PIXELS} to {MOST_PIXELS}; negative numbers shrink",
     )
     group.add_argument(
-        "--feather", type=int, default=0, metavar="PIXELS", help="0; softens the edge"
+        "--feather",
+        type=whole(0, MOST_PIXELS),
+        default=0,
+        metavar="PIXELS",
+        help=f"0, up to {MOST_PIXELS}; softens the edge",
     )
 
 
@@ -137,7 +251,9 @@ def read_masks(asked: argparse.Namespace) -> MaskSpec:
 
 def add_machine(group: Any) -> None:
     """Where to compute."""
-    group.add_argument("--device", default="auto", help="cuda, mps or cpu; the best there is")
+    group.add_argument(
+        "--device", type=clean, default="auto", help="cuda, mps or cpu; the best there is"
+    )
     group.add_argument("--dtype", **one_of("auto: float32 on a CPU, else bfloat16", DTYPES))
 
 
@@ -150,48 +266,108 @@ def one_of(what: str, names: Iterable[str]) -> dict[str, Any]:
 
 def number(text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"'{_short(text)}' is no number")
+    return value
+
+
+def within(low: float, high: float) -> Callable[[str], float]:
+    """A number of a range, both ends included."""
+
+    def read(text: str) -> float:
+        if not low <= number(text) <= high:
+            raise argparse.ArgumentTypeError(
+                f"'{_short(text)}' does not lie between {low:g} and {high:g}"
+            )
+        return float(text)
+
+    return read
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A whole number of a range, both ends included."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"'{_short(text)}' is no whole number from {low} to {high}"
+            )
+        return value
+
+    return read
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:40]} … ({len(text)} characters)"
+
+
+seed = whole(*SEEDS)
+
+
+def check_seeds(first: int, number: int) -> None:
+    """Refuse seeds that count up beyond what noise is made from."""
+    if first + number - 1 > SEEDS[1]:
+        raise ConceptAttentionError(
+            f"Seeds are at most {SEEDS[1]}; {number} of them from {first} on go beyond."
+        )
 
 
 def count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
-    return int(text)
+    try:
+        return whole(1, 2**31 - 1)(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"'{_short(text)}' is no whole number above 0 and below {2**31}"
+        ) from None
 
 
 def pixels(text: str) -> int:
-    if not text.isdecimal() or int(text) < 16 or int(text) % 16:
-        raise argparse.ArgumentTypeError(f"'{text}' is no multiple of 16 pixels")
-    return int(text)
+    value = int(text) if text.isdecimal() and len(text) < 9 else 0
+    if value % 16 or not 16 <= value <= 2**15:
+        raise argparse.ArgumentTypeError(
+            f"'{_short(text)}' is no multiple of 16 pixels from 16 to {2**15}"
+        )
+    return value
 
 
 def positive(text: str) -> float:
     if not number(text) > 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not above 0")
+        raise argparse.ArgumentTypeError(f"'{_short(text)}' is not above 0")
     return float(text)
 
 
 def share(text: str) -> float:
     if not 0 <= number(text) <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' does not lie between 0 and 1")
+        raise argparse.ArgumentTypeError(f"'{_short(text)}' does not lie between 0 and 1")
     return float(text)
 
 
 def make_room(out: Path, overwrite: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    if not overwrite and any(out.iterdir()):
-        raise ConceptAttentionError(f"{out} is not empty. Name another folder, or add --overwrite.")
+    there = (one for one in out.iterdir() if one.name != CLAIMS and one.suffix != PARTIAL)
+    if not overwrite and any(there):
+        raise ConceptAttentionError(
+            f"{show(out)} is not empty. Name another folder, or add --overwrite."
+        )
     if not os.access(out, os.W_OK):
         raise PermissionError(13, os.strerror(13), str(out))
 
 
 def add_look(group: Any) -> None:
     """How to look at a picture that exists already."""
-    group.add_argument("--caption", default="", metavar="TEXT", help="what the picture shows")
+    group.add_argument(
+        "--caption", type=clean, default="", metavar="TEXT", help="what the picture shows"
+    )
     group.add_argument(
         "--noise",
+        type=clean,
         default="0.5",
         metavar="T",
         help="0.5; how much noise is mixed in, 0..1, or several levels, comma-separated",
@@ -199,12 +375,13 @@ def add_look(group: Any) -> None:
     group.add_argument(
         "--samples", type=count, default=1, metavar="N", help="noises that are averaged"
     )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the first noise")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of the first noise")
 
 
 def add_ray(group: Any) -> None:
     group.add_argument(
         "--ray",
+        type=place,
         nargs="?",
         const="auto",
         metavar="ADDRESS",

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..attention import Method
 from ..concepts import parse
+from ..files import show, write_json
 from ..locating import MEGAPIXELS, LocateSpec, parse_noise
 from ..maps import ConceptMaps, reduce
 from ..pictures import PictureFile, Pixels, list_pictures, stack
@@ -35,11 +36,14 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     parser.set_defaults(run=segment)
 
     what = parser.add_argument_group("what")
-    what.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="pictures, or folders")
+    what.add_argument(
+        "paths", nargs="+", type=options.path, metavar="PATH", help="pictures, or folders"
+    )
     options.add_concepts(what)
     options.add_model(what)
     options.add_out(what)
     options.add_html(what)
+    options.add_full_size(what)
 
     look = parser.add_argument_group("how to look at a picture")
     options.add_look(look)
@@ -104,9 +108,9 @@ class Actor:
     def __init__(self, job: Job, out: Path, settings: dict[str, Any]):
         self.locate, self.out, self.settings = Locator(job), out, settings
 
-    def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:
+    def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:
         pictures = [
-            PictureFile(Path(path), name)
+            PictureFile(Path(json.loads(path)), name)
             for path, name in zip(rows["path"].tolist(), rows["name"].tolist(), strict=True)
         ]
         outcomes = list(
@@ -115,6 +119,8 @@ class Actor:
         return {
             "name": [outcome.picture.name for outcome in outcomes],
             "error": [outcome.error for outcome in outcomes],
+            "skipped": [outcome.skipped for outcome in outcomes],
+            "elsewhere": [outcome.elsewhere for outcome in outcomes],
         }
 
 
@@ -128,16 +134,21 @@ def _segment_on_ray(
 ) -> Iterator[Outcome]:
     from .cluster import spread
 
-    rows = [{"path": str(picture.path.resolve()), "name": picture.name} for picture in pictures]
+    # as JSON: names of files may be no UTF-8
+    rows = [
+        {"path": json.dumps(str(picture.path.resolve())), "name": picture.name}
+        for picture in pictures
+    ]
     named = {picture.name: picture for picture in pictures}
     for row in spread(address, rows, Actor, (job, out.resolve(), settings), batch):
-        yield Outcome(named[row["name"]], row["error"])
+        yield Outcome(named[row["name"]], row["error"], row["skipped"], row["elsewhere"])
 
 
 def segment(asked: argparse.Namespace) -> int:
     concepts = parse(asked.concepts, asked.background)
     for notice in concepts.notices:
-        print(notice)
+        options.say(notice)
+    options.check_seeds(asked.seed, asked.samples)
     method = Method(asked.attend, asked.space, asked.bounces)
     job = Job(
         asked.model,
@@ -153,8 +164,10 @@ def segment(asked: argparse.Namespace) -> int:
     )
     masks = options.read_masks(asked)
     settings = {**asdict(job), "masks": asdict(masks), "html": asked.html}
+    if asked.full_size:  # named only then: what was made before there was a choice stays done
+        settings["full_size"] = True
     settings = json.loads(json.dumps(settings))
-    pictures = list_pictures(asked.paths)
+    pictures = list_pictures(asked.paths, without=asked.out)
     open_folder(asked.out, settings, asked.overwrite)
     todo = list_open(pictures, asked.out, settings)
     done = len(pictures) - len(todo)
@@ -163,7 +176,7 @@ def segment(asked: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    started, failed, made = time.perf_counter(), [], 0
+    started, failed, skipped, made = time.perf_counter(), [], [], 0
     if not todo:
         outcomes = iter(())
     elif asked.ray is None:
@@ -172,23 +185,29 @@ def segment(asked: argparse.Namespace) -> int:
         outcomes = _segment_on_ray(asked.ray, todo, job, asked.out, settings, asked.batch)
     for outcome in tqdm(outcomes, total=len(todo), unit="picture", disable=None):
         if outcome.error:
-            failed.append({"picture": str(outcome.picture.path), "error": outcome.error})
+            told = {"picture": show(outcome.picture.path), "error": outcome.error}
+            (skipped if outcome.skipped else failed).append(told)
+        elif outcome.elsewhere:
+            done += 1
         else:
             made += 1
     seconds = time.perf_counter() - started
 
     rate = f", {made / seconds:.2f} a second" if made else ""
-    print(f"{made} made, {done} were done, {len(failed)} failed{rate}: {asked.out}")
-    for failure in failed:
-        print(f"  {failure['error']}")
+    left = f", {len(skipped)} skipped" if skipped else ""
+    options.say(
+        f"{made} made, {done} were done, {len(failed)} failed{left}{rate}: {show(asked.out)}"
+    )
+    for failure in (*failed, *skipped):
+        options.say(f"  {failure['error']}")
     summary = {
         "pictures": len(pictures),
         "made": made,
         "done before": done,
         "failed": failed,
+        "skipped": skipped,
         "seconds": round(seconds, 2),
         "versions": dict(models.list_versions()),
     }
-    text = json.dumps(summary, ensure_ascii=False, indent=1)
-    (asked.out / SUMMARY).write_text(text + "\n", "utf-8")
-    return 1 if failed else 0
+    write_json(asked.out / SUMMARY, summary)
+    return 1 if failed or skipped else 0

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .. import ConceptAttentionError
+from ..files import check_regular, show
 from ..pictures import Pixels, read_picture
 from .metrics import IGNORE
 
@@ -58,7 +59,7 @@ class Dataset:
 def open_voc(path: Path) -> Dataset:
     """The segmentation part of the validation set, in a devkit folder."""
     root = _find_voc(path)
-    names = (root / "ImageSets/Segmentation/val.txt").read_text().split()
+    names = _read_text(root / "ImageSets/Segmentation/val.txt").split()
 
     def read(key: str) -> Sample:
         image = read_picture(root / "JPEGImages" / f"{key}.jpg")
@@ -84,14 +85,25 @@ def _find_voc(path: Path) -> Path:
     )
 
 
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConceptAttentionError(
+            f"{show(file)} is no text in UTF-8: byte {error.start} is {error.object[error.start]}."
+        ) from None
+
+
 def _read_labels(file: Path, size: tuple[int, ...]) -> np.ndarray:
+    check_regular(file)
     try:
         with Image.open(file) as picture:
             mode, labels = picture.mode, np.asarray(picture)
-    except OSError as error:
-        if error.errno is not None:
+    except Exception as error:  # decoders raise whatever their parsing met
+        if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ConceptAttentionError(f"{file} is broken: {error}") from None
+        reason = str(error) or type(error).__name__
+        raise ConceptAttentionError(f"{show(file)} is broken: {reason}") from None
     if mode not in ("P", "L"):
         raise ConceptAttentionError(
             f"{file} should hold one label per pixel (mode P or L); its mode is {mode}."
@@ -125,7 +137,7 @@ def open_imagenet_segmentation(path: Path, names: Path | None = None) -> Dataset
         count = len(data["/value/img"])
     except FileNotFoundError:
         raise ConceptAttentionError(f"There is no {file}.") from None
-    except (OSError, KeyError) as error:
+    except Exception as error:  # HDF5 raises whatever its parsing met
         raise ConceptAttentionError(f"{file} is no whole gtsegs_ijcv.mat: {error}") from None
     name_of = _wordnet_names(names)
 
@@ -137,7 +149,9 @@ def open_imagenet_segmentation(path: Path, names: Path | None = None) -> Dataset
             if mask.dtype == object:  # a cell in a cell
                 mask = np.asarray(data[mask.flat[0]])
             wordnet_id = "".join(map(chr, np.asarray(_follow(data, "/value/id", index)).flat))
-        except (OSError, KeyError, ValueError, IndexError) as error:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"its pixels are {image.dtype}, {image.shape}")
+        except Exception as error:  # HDF5 raises whatever its parsing met
             raise ConceptAttentionError(f"{file} is damaged at picture {key}: {error}") from None
         labels = (mask.T > 0).astype(np.uint8)
         if labels.shape != image.shape[:2]:
@@ -158,8 +172,8 @@ def _follow(data: Any, name: str, index: int) -> Any:
 def _wordnet_names(names: Path | None) -> Callable[[str], str]:
     """From "n01440764" (also with more after it) to its first name, in plain words."""
     if names is not None:
-        lines = [line.partition(" ") for line in names.read_text("utf-8").splitlines() if line]
-        known = {key: rest.split(",")[0].strip() for key, _, rest in lines}
+        lines = [line.partition(" ") for line in _read_text(names).splitlines() if line]
+        known = {key: name for key, _, rest in lines if (name := rest.split(",")[0].strip())}
 
         def look_up(wordnet_id: str) -> str:
             try:
@@ -180,7 +194,11 @@ def _wordnet_names(names: Path | None) -> Callable[[str], str]:
         ) from None
 
     def ask(wordnet_id: str) -> str:
-        offset = int(wordnet_id.split("_")[0][1:])
-        return wordnet.synset_from_pos_and_offset("n", offset).lemma_names()[0].replace("_", " ")
+        try:
+            offset = int(wordnet_id.split("_")[0][1:])
+            synset = wordnet.synset_from_pos_and_offset("n", offset)
+            return synset.lemma_names()[0].replace("_", " ")
+        except Exception:  # nltk raises what its file gives
+            raise ConceptAttentionError(f"WordNet has no noun {wordnet_id!r}.") from None
 
     return ask

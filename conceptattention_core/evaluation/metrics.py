@@ -8,6 +8,7 @@ background in both bins, so that it is accuracy / (2 - accuracy): a function of 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,7 +71,7 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        return self.right / self.judged
+        return self.right / self.judged if self.judged else math.nan
 
     @property
     def ious(self) -> dict[int, float]:
@@ -79,7 +80,7 @@ class Score:
 
     @property
     def miou(self) -> float:
-        return float(np.mean(list(self.ious.values())))
+        return float(np.mean(list(self.ious.values()))) if self.ious else math.nan
 
     @property
     def paper_miou(self) -> float:

@@ -7,13 +7,16 @@ the sum of all lines. A line is written whole; a torn last line is dropped and d
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from .. import ConceptAttentionError
 from ..attention import Method
+from ..files import claimed, naming, show
 from ..locating import LocateSpec
 from ..maps import SCALES, choose
 from ..pictures import Pixels
@@ -84,7 +87,7 @@ def ask(sample: Sample, plan: Plan, method: Method) -> tuple[RecordSpec, LocateS
     """What the model is asked about a sample, and how it looks at it."""
     protocol = plan.protocol
     # a sample's noise depends on the sample alone, in whatever order and wherever it is done
-    seed = plan.seed + zlib.crc32(sample.key.encode())
+    seed = (plan.seed + zlib.crc32(sample.key.encode())) % 2**64
     caption = protocol.caption(tuple(sample.classes.values()))
     return (
         RecordSpec(protocol.concepts(sample), plan.tokens, method, protocol.blocks),
@@ -124,36 +127,59 @@ def _follow_curves(sample: Sample, plan: Plan, look: Look) -> Iterator[tuple[str
 
 
 def write_line(file: Path, key: str, scores: dict[str, Score]) -> None:
-    """Add the scores of one sample."""
+    """Add the scores of one sample; they are on the disk when this returns."""
     counts = {name: score.counts() for name, score in scores.items()}
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps({"key": key, "scores": counts}) + "\n")
+    try:
+        line = json.dumps({"key": key, "scores": counts}, allow_nan=False) + "\n"
+    except ValueError:
+        raise ConceptAttentionError(f"The scores of {key} are not finite.") from None
+    with claimed(file.parent, file.name), naming(file), file.open("a+b") as lines:
+        _drop_torn_end(lines)
+        lines.write(line.encode())
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def _drop_torn_end(lines: BinaryIO) -> None:
+    """Cut off a line that was torn while it was written: its sample is done again."""
+    size = lines.seek(0, os.SEEK_END)
+    if size:
+        lines.seek(size - 1)
+        if lines.read(1) != b"\n":
+            lines.seek(0)
+            lines.truncate(lines.read().rfind(b"\n") + 1)
 
 
 def read_lines(files: Iterable[Path]) -> dict[str, dict[str, Score]]:
-    """The scores of every sample that is done, by key. A torn last line is not done."""
+    """The scores of every sample that is done, by key. A torn last line is not done.
+
+    Files are left as they are, since other processes may be adding to them.
+    """
     done: dict[str, dict[str, Score]] = {}
     for file in files:
         if not file.exists():
             continue
-        lines = file.read_text("utf-8").splitlines()
+        *lines, _ = file.read_bytes().split(b"\n")  # what has no end is torn
         for number, line in enumerate(lines, start=1):
             try:
-                entry = json.loads(line)
-            except ValueError:
-                if number == len(lines):
-                    _drop_torn_line(file)
-                    continue
-                raise ConceptAttentionError(f"{file} is damaged at line {number}.") from None
-            done[entry["key"]] = {
-                name: Score.of_counts(counts) for name, counts in entry["scores"].items()
-            }
+                for entry in _parse(line.decode()):
+                    done[entry["key"]] = {
+                        name: Score.of_counts(counts) for name, counts in entry["scores"].items()
+                    }
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                raise ConceptAttentionError(
+                    f"{show(file)} is damaged at line {number}: remove that line, and its sample "
+                    "is done again."
+                ) from None
     return done
 
 
-def _drop_torn_line(file: Path) -> None:
-    whole = file.read_bytes().rpartition(b"\n")[0]
-    file.write_bytes(whole + b"\n" if whole else b"")
+def _parse(line: str) -> Iterator[Any]:
+    """The values of a line: more than one where an earlier version went on after a torn end."""
+    end = 0
+    while end < len(line):
+        value, end = json.JSONDecoder().raw_decode(line, end)
+        yield value
 
 
 def total(done: dict[str, dict[str, Score]]) -> dict[str, Score]:

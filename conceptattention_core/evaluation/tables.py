@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import dataclass
 
 from .metrics import Score
@@ -102,7 +103,10 @@ def figures(protocol: str, score: Score) -> dict[str, float | None]:
         "mIoU (paper)": 100 * score.paper_miou,
         "mAP": None if precision is None else 100 * precision,
     }
-    return {column: values[column] for column in list_columns(protocol)}
+    return {
+        column: None if (value := values[column]) is None or math.isnan(value) else value
+        for column in list_columns(protocol)
+    }
 
 
 def list_columns(protocol: str) -> tuple[str, ...]:

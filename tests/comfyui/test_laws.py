@@ -785,7 +785,7 @@ def test_a_clip_without_t5_is_refused_with_what_to_do():
             return {"l": super().tokenize(text)["l"]}
 
     tiny = replace(TINY["Flux.1"], clip=OnlyClip)
-    with pytest.raises(ConceptAttentionError, match="with 't5xxl'; this CLIP has l. Connect"):
+    with pytest.raises(ConceptAttentionError, match="with 't5xxl'; this CLIP, OnlyClip with l, has"):
         tiny.recorded()
 
 
@@ -866,20 +866,32 @@ def test_of_projections_the_same_is_made_as_by_the_attention_itself(monkeypatch)
         torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-5)
 
 
-@torch.inference_mode()
-def test_a_concept_longer_than_the_prompt_stands_at_its_start():
+def test_a_concept_longer_than_the_prompt_stands_at_its_start(monkeypatch):
     if "ERNIE-Image" not in HERE:
         pytest.skip("this ComfyUI does not have the family")
     tiny = TINY["ERNIE-Image"]
-    network = tiny.model().model.diffusion_model
-    family, witness = find(network), Witness(tiny, b=1)
-    tiny.sample(witness.on(tiny.model()), (1, 5, 7), steps=1, positive=tiny.prompt(1, tokens=2))
-    (rows,) = family.embed(tiny.clip(), ["very red dog"])
-    positions = witness.args[0]["pe"]
-    ride = family.enter(network, rows, witness.args[0], {})
+    family = find(tiny.model().model.diffusion_model)
+    enter, entered = family.enter, []
+
+    def keep(network, rows, args, conds):
+        ride = enter(network, rows, args, conds)
+        entered.append((args["pe"].clone(), ride.turns.clone()))
+        return ride
+
+    monkeypatch.setattr(family, "enter", keep)
+    recorded = tiny.recorded("very red dog")
+    tiny.sample(recorded, (1, 5, 7), steps=1, positive=tiny.prompt(1, tokens=2))
+    ((positions, turns),) = entered
     assert positions.shape[1] == 35 + 2
     expected = positions[:, [35, 35, 36]].movedim(2, 1)
-    assert torch.equal(ride.turns, expected)
+    assert torch.equal(turns[:, :, :3], expected)  # a lone concept has a hidden one beside it
+
+
+def test_a_concept_longer_than_the_prompt_is_heard_in_every_family(tiny):
+    positive = tiny.prompt(1, tokens=1)
+    latent = tiny.sample(tiny.recorded("very big red dog, sky"), positive=positive)
+    assert torch.equal(latent, tiny.sample(tiny.model(), positive=positive))
+    assert STORE.find(latent).scores.isfinite().all()
 
 
 def test_as_many_concepts_as_tokens_are_not_taken_for_these():

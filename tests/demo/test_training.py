@@ -203,3 +203,17 @@ def test_a_mix_is_the_mean_by_shares():
 
     first, second = {"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([4.0, 0.0])}
     assert mix([first, second], [3, 1])["w"].tolist() == [1.0, 3.0]
+
+
+def test_a_loss_that_is_no_number_ends_the_training(work, monkeypatch):
+    """Days of training would go on with weights that are lost."""
+    before = load_checkpoint(work / "flow-32.pt")
+
+    def lose(model, *batch):
+        return model.transformer.proj_out.weight.sum() * float("nan")
+
+    monkeypatch.setattr("demo.train_flow.flow_loss", lose)
+    with pytest.raises(FloatingPointError, match="the loss of step"):
+        train("flow-32", work, limit(SMALL, "flow-32", None, 2), again=True)
+    after = load_checkpoint(work / "flow-32.pt")
+    assert after["total"] == before["total"]

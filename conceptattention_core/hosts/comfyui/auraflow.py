@@ -30,6 +30,9 @@ class AuraFlow(Family):
     def grid(self, model: MMDiT, h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=model.patch_size)
 
+    def text_width(self, model: MMDiT) -> int | None:
+        return model.cond_seq_linear.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_t5(clip, words, self.name, T5, T5_END)
 

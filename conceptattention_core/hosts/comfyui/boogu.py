@@ -20,7 +20,7 @@ from ...recording import Grid
 from .family import Family, Layout
 from .omnigen_stream import OmniGenBlock, OmniGenRide, modulate, text_heads
 from .positions import numbered, place
-from .reading import NOTHING, read_template
+from .reading import read_template
 
 if TYPE_CHECKING:  # ComfyUI 0.3.64 does not have it
     from comfy.ldm.boogu.model import BooguDoubleStreamBlock, BooguTransformer2DModel
@@ -53,9 +53,11 @@ class Boogu(Family):
         length = sum(part.shape[1] for part in parts)
         return Layout(length, slice(length - grid.patches, length))
 
+    def text_width(self, model: "BooguTransformer2DModel") -> int | None:
+        return model.time_caption_embed.caption_embedder[1].in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        # an empty prompt has another template
-        return numbered(read_template(clip, words, self.name, nothing=NOTHING))
+        return numbered(read_template(clip, words, self.name))
 
     def enter(
         self,

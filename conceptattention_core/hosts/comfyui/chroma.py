@@ -31,6 +31,9 @@ class Chroma(Family):
             return Grid.of_latent(h, w, patch=model.patch_size, scale=1)
         return Grid.of_latent(h, w, patch=model.patch_size)
 
+    def text_width(self, model: ChromaModel) -> int | None:
+        return model.txt_in.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_t5(clip, words, self.name)
 

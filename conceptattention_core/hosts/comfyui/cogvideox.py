@@ -43,6 +43,9 @@ class CogVideoX(Family):
         time = Time(latents, PACE, patch=model.patch_size_t or 1)
         return Grid.of_latent(h, w, model.patch_size, time=time)
 
+    def text_width(self, model: "CogVideoXTransformer3DModel") -> int | None:
+        return model.patch_embed.text_proj.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_t5(clip, words, self.name)
 

@@ -53,6 +53,9 @@ class Ernie(Family):
     ) -> Layout:
         return Layout(args["img"].shape[1], slice(grid.patches))
 
+    def text_width(self, model: "ErnieImageModel") -> int | None:
+        return None if model.text_proj is None else model.text_proj.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_template(clip, words, self.name)
 

@@ -81,6 +81,10 @@ class Family(ABC):
         """The patch grid over a latent of `h` by `w`, and of `latents` along time."""
 
     @abstractmethod
+    def text_width(self, model: Any) -> int | None:
+        """How many numbers a row of its text encoder has; None where the model does not say."""
+
+    @abstractmethod
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         """For each concept the rows `t n` of its own tokens: no padding, no end token."""
 

@@ -57,10 +57,13 @@ class HiDream(Family):
         own = rearrange(numbers, "(y x) -> y x", y=grid.y)[:, : grid.x]  # E1
         return replace(layout, patches=own.flatten())
 
+    def text_width(self, model: HiDreamImageTransformer2DModel) -> int | None:
+        return model.caption_projection[-1].linear.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         tokens = tokenize(clip, words)
         for key in (T5, LLAMA):
-            expect(key, tokens, self.name)
+            expect(key, tokens, clip, self.name)
         return [self._read(clip, one) for one in tokens]
 
     def _read(self, clip: Any, tokens: dict[str, Any]) -> Tensor:

@@ -43,6 +43,9 @@ class Hunyuan(Family):
         stop = image if getattr(model.double_blocks[0], "flipped_img_txt", False) else text + image
         return Layout(text + image, slice(stop - grid.patches, stop))
 
+    def text_width(self, model: HunyuanVideo) -> int | None:
+        return model.txt_in.input_embedder.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         rows = read_template(clip, words, self.name, LANGUAGE_MODELS)
         return numbered(own[:, :-1] for own in rows)

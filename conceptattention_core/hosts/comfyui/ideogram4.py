@@ -47,6 +47,9 @@ class Ideogram4(Family):
             return Layout(0, slice(0))
         return Layout(length, slice(length - grid.patches, length))
 
+    def text_width(self, model: "Ideogram4Transformer2DModel") -> int | None:
+        return model.llm_cond_proj.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_template(clip, words, self.name)
 

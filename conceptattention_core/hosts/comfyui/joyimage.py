@@ -39,6 +39,9 @@ class JoyImage(Family):
     ) -> Layout:
         return Layout(args["img"].shape[1] + args["txt"].shape[1], slice(grid.patches))
 
+    def text_width(self, model: "JoyImageTransformer3DModel") -> int | None:
+        return model.condition_embedder.text_embedder.linear_1.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return [own[:, :-1] for own in read_template(clip, words, self.name)]
 

@@ -45,6 +45,9 @@ class Krea2(Family):
         start, _ = args["transformer_options"].get("img_slice", (length - grid.patches, length))
         return Layout(length, slice(start, start + grid.patches))
 
+    def text_width(self, model: "SingleStreamDiT") -> int | None:
+        return model.txtlayers * model.txtdim
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         rows = read_template(clip, words, self.name)
         return numbered(own[:, :-1] for own in rows)

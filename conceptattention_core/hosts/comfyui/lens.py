@@ -16,7 +16,7 @@ from ...recording import Grid
 from .family import Family, Layout
 from .positions import turns_of
 from .qwen_stream import QwenBlock, QwenRide
-from .reading import NOTHING, read_template
+from .reading import read_template
 
 if TYPE_CHECKING:  # ComfyUI has it since 0.23
     from comfy.ldm.lens.model import LensTransformer2DModel
@@ -41,8 +41,11 @@ class Lens(Family):
     ) -> Layout:
         return Layout(grid.patches + args["txt"].shape[1], slice(grid.patches))
 
+    def text_width(self, model: "LensTransformer2DModel") -> int | None:
+        return model.txt_in.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        return read_template(clip, words, self.name, nothing=NOTHING, weighs=False)
+        return read_template(clip, words, self.name, weighs=False)
 
     def enter(
         self,

@@ -32,6 +32,9 @@ class LongCat(Family):
     def grid(self, model: FluxModel, h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=model.patch_size)
 
+    def text_width(self, model: FluxModel) -> int | None:
+        return model.txt_in.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_template(clip, words, self.name)
 

@@ -49,6 +49,9 @@ class Lumina2(Family):
         start = length - -(-grid.patches // multiple) * multiple
         return Layout(length, slice(start, start + grid.patches))
 
+    def text_width(self, model: NextDiT) -> int | None:
+        return model.cap_embedder[1].in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return numbered(read_template(clip, words, self.name, LANGUAGE_MODELS))
 

@@ -33,6 +33,9 @@ class MageFlow(Family):
     def grid(self, model: "MageFlowTransformer2DModel", h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=model.patch_size, scale=PIXELS_PER_LATENT)
 
+    def text_width(self, model: "MageFlowTransformer2DModel") -> int | None:
+        return model.txt_in.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return [own[:, :-1] for own in read_template(clip, words, self.name)]
 

@@ -37,6 +37,9 @@ class Mochi(Family):
         image = args["img"].shape[1]
         return Layout(image + min(args["txt"].shape[1], args["num_tokens"]), slice(grid.patches))
 
+    def text_width(self, model: AsymmDiTJoint) -> int | None:
+        return model.t5_yproj.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_t5(clip, words, self.name)
 

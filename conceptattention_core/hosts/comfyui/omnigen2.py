@@ -37,6 +37,9 @@ class OmniGen2(Family):
         length = args["img"].shape[1]
         return Layout(length, slice(length - grid.patches, length))
 
+    def text_width(self, model: OmniGen2Transformer2DModel) -> int | None:
+        return model.time_caption_embed.caption_embedder[1].in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return numbered(read_template(clip, words, self.name))
 

@@ -22,6 +22,7 @@ from ...locating import Enough
 from ...ranges import select
 from ...recording import Recording, RecordSpec, board
 from .blocks import hook_blocks, patch_blocks
+from .encoder import embed
 from .families import find
 from .run import Call, Forward, Run, Tour
 from .store import STORE, Silence
@@ -58,7 +59,8 @@ def record(
             f"{type(network).__name__}, which makes neither."
         )
     blocks = select(spec.blocks, len(family.blocks(network)), "blocks")
-    rows = family.embed(clip, [concept.words for concept in spec.concepts.concepts])
+    words = [concept.words for concept in spec.concepts.concepts]
+    rows = embed(family, network, model.model.model_config, clip, words)
     tour = Tour(family, spec, blocks, *board(spec, rows), stops=stops)
 
     recorded = model.clone()

@@ -17,7 +17,7 @@ from ...classes import is_a
 from ...recording import Grid
 from .family import Family, Places
 from .positions import place, places_of, turns_of, unplace
-from .reading import NOTHING, read_template
+from .reading import read_template
 
 if TYPE_CHECKING:  # ComfyUI 0.3.64 does not have it
     from comfy.ldm.pixeldit.model import MMDiTBlockT2I, PixDiT_T2I
@@ -42,8 +42,11 @@ class PixelDiT(Family):
     def grid(self, model: "PixDiT_T2I", h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=model.patch_size, scale=1)
 
+    def text_width(self, model: "PixDiT_T2I") -> int | None:
+        return model.txt_embed_dim
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        return read_template(clip, words, self.name, nothing=NOTHING)
+        return read_template(clip, words, self.name)
 
     def enter(
         self, model: "PixDiT_T2I", rows: Tensor, args: dict[str, Any], conds: dict[str, Any]

@@ -30,6 +30,9 @@ class QwenImage(Family):
         layers = Time(latents)  # of Qwen-Image-Layered: pictures behind one another
         return Grid.of_latent(h, w, patch=model.patch_size, time=layers)
 
+    def text_width(self, model: QwenImageTransformer2DModel) -> int | None:
+        return model.txt_in.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         return read_template(clip, words, self.name)
 

@@ -7,13 +7,16 @@ from einops import rearrange
 from torch import Tensor
 
 from ... import ConceptAttentionError
+from .encoder import expect_rows, misfit
 from .positions import with_column
 
 T5 = "t5xxl"
 T5_END = 1
+CLIPS = ("l", "g", "h")
 
-NOTHING = "\ue000"
-"""No letter of any language: what an empty text is to encoders that give it no template."""
+NOTHING = ("\ue000", "\uf8ff")
+"""No letters of any language, and without a byte in common: what a text has in common with both is
+the template. An empty text may have another one, or none."""
 
 Tokens = list[tuple]  # (id or vector, weight, ...)
 
@@ -23,17 +26,14 @@ def tokenize(clip: Any, words: list[str], weighs: bool = True) -> list[dict[str,
     return [clip.tokenize(_literal(text) if weighs else text) for text in words]
 
 
-def expect(key: str, tokens: list[dict[str, list[Tokens]]], family: str) -> None:
+def expect(key: str, tokens: list[dict[str, list[Tokens]]], clip: Any, family: str) -> None:
     """Refuse a CLIP without the encoder `key` that the family reads with."""
     if key not in tokens[0]:
-        raise ConceptAttentionError(
-            f"{family} reads concepts with '{key}'; this CLIP has {', '.join(tokens[0])}. "
-            "Connect the CLIP that encodes the prompt."
-        )
+        raise misfit(family, clip, tokens[0], f"'{key}'", "has no such encoder")
 
 
-def encode(clip: Any, tokens: list[dict[str, list[Tokens]]], key: str) -> list[Tensor]:
-    """The rows `n d` of each concept, template and padding included.
+def encode(clip: Any, tokens: list[dict[str, list[Tokens]]], key: str, family: str) -> list[Tensor]:
+    """The rows `n d` of each concept, padding included: one for each token that `key` has.
 
     One call of the text encoder for all, where it reads with nothing but `key` and they have one
     length.
@@ -41,8 +41,12 @@ def encode(clip: Any, tokens: list[dict[str, list[Tokens]]], key: str) -> list[T
     batch = [one[key][0] for one in tokens]
     if len({len(ids) for ids in batch}) == 1:
         encoded = encode_one(clip, {**tokens[0], key: batch})
+        expect_rows(encoded, (len(tokens) * len(batch[0]),), key, clip, family)
         return list(rearrange(encoded, "(c n) d -> c n d", c=len(tokens)))
-    return [encode_one(clip, one) for one in tokens]
+    encoded = [encode_one(clip, one) for one in tokens]
+    for rows, ids in zip(encoded, batch, strict=True):
+        expect_rows(rows, (len(ids),), key, clip, family)
+    return encoded
 
 
 def encode_one(clip: Any, tokens: dict[str, list[Tokens]]) -> Tensor:
@@ -55,8 +59,8 @@ def read_t5(
 ) -> list[Tensor]:
     """For each concept the rows of its own tokens, by T5 alone, padded as a prompt is."""
     tokens = tokenize(clip, words)
-    expect(key, tokens, family)
-    rows = encode(clip, tokens, key)
+    expect(key, tokens, clip, family)
+    rows = encode(clip, tokens, key, family)
     return [own[: count_until(one[key][0], end)] for own, one in zip(rows, tokens, strict=True)]
 
 
@@ -65,7 +69,7 @@ def read_template(
     words: list[str],
     family: str,
     keys: tuple[str, ...] = (),
-    nothing: str = "",
+    nothing: tuple[str, ...] = NOTHING,
     weighs: bool = True,
 ) -> list[Tensor]:
     """For each concept the rows of its own tokens inside the prompt's template.
@@ -73,24 +77,22 @@ def read_template(
     A last column holds the place of each, see `positions.turns_of`.
 
     The template is that of the encoder named in `keys`, or of the only one; it is what a text has
-    in common with `nothing`.
+    in common with all of `nothing`.
 
     Language models read from left to right: a word means what it means after the template. Places
     count from the end of the text (the last is -1), because some encoders drop the beginning.
     """
-    (empty,) = tokenize(clip, [nothing], weighs)
-    found = [key for key in empty if key in keys or len(empty) == 1]
-    if not found:
-        raise ConceptAttentionError(
-            f"{family} reads concepts with a language model; this CLIP has "
-            f"{', '.join(empty)}. Connect the CLIP that encodes the prompt."
-        )
-    key = found[0]
+    empty = tokenize(clip, list(nothing), weighs)
+    key = _language_model(tuple(empty[0]), keys)
+    if key is None:
+        raise misfit(family, clip, empty[0], "a language model", "gives the rows of none")
     read = []
     for one in tokenize(clip, words, weighs):
         rows = encode_one(clip, one)
         ids = one[key][0]
-        own = _span(ids, empty[key][0])
+        if len(rows) > len(ids):  # an encoder may drop the beginning of its template
+            expect_rows(rows, (len(ids),), key, clip, family)
+        own = _span(ids, [one[key][0] for one in empty])
         places = range(own.start - len(ids), own.stop - len(ids))
         if own and len(rows) + places.start < 0:
             raise ConceptAttentionError(
@@ -102,6 +104,15 @@ def read_template(
     return read
 
 
+def _language_model(found: tuple[str, ...], keys: tuple[str, ...]) -> str | None:
+    """Which of the encoders of a CLIP is the language model that gives the rows, if one does."""
+    for key in found:
+        if key in keys:
+            return key if T5 == key or T5 not in found else None  # which gives T5's rows
+    only = found[0]
+    return only if len(found) == 1 and "t5" not in only and only not in CLIPS else None
+
+
 def count_until(tokens: Tokens, end: int, start: int = 0) -> int:
     """How many tokens from `start` on stand before `end`; an embedding's tokens are vectors."""
     return sum(1 for _ in takewhile(lambda token: not _is(token, end), tokens[start:]))
@@ -111,8 +122,14 @@ def _is(token: tuple, number: int) -> bool:
     return isinstance(token[0], int) and token[0] == number
 
 
-def _span(tokens: Tokens, empty: Tokens) -> range:
-    """What stands between the beginning and the end that a text shares with the empty one."""
+def _span(tokens: Tokens, empty: list[Tokens]) -> range:
+    """What stands between the beginning and the end that a text shares with all the empty ones."""
+    spans = [_difference(tokens, template) for template in empty]
+    return range(min(span.start for span in spans), max(span.stop for span in spans))
+
+
+def _difference(tokens: Tokens, empty: Tokens) -> range:
+    """What stands between the beginning and the end that a text shares with another."""
     ids, template = ([_known(token) for token in part] for part in (tokens, empty))
     ids_end, template_end = len(ids), len(template)
     if ids[-1] == template[-1]:  # padding fills up to one length, so that its share differs

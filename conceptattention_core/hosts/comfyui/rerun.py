@@ -93,6 +93,9 @@ class Rerun(Family):
         patch = side if isinstance(side, int) else side[-1]
         return Grid.of_latent(h, w, patch, time=Time(latents))
 
+    def text_width(self, model: nn.Module) -> int | None:
+        return None
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         nothing, something = tokenize(clip, ["", words[0]])
         rows = encode_one(clip, nothing)
@@ -100,7 +103,9 @@ class Rerun(Family):
         readers = tuple(key for key, other in others.items() if not torch.equal(rows, other))
         if len(readers) != 1:
             raise self.refuse(f"its text is read by {' and '.join(readers) or 'none'} of its CLIP")
-        return numbered(own[:, :-1] for own in read_template(clip, words, self.name, readers))
+        return numbered(
+            own[:, :-1] for own in read_template(clip, words, self.name, readers, ("",))
+        )
 
     def enter(self, model: nn.Module, rows: Tensor, args: Args, conds: dict[str, Any]) -> "Riders":
         if args.get("original_block") is None:

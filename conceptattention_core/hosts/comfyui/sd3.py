@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...recording import Grid
+from .encoder import expect_rows
 from .family import Family, Places
 from .reading import T5, T5_END, count_until, encode_one, expect, tokenize
 
@@ -34,16 +35,24 @@ class SD3(Family):
     def grid(self, model: MMDiT, h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=model.patch_size)
 
+    def text_width(self, model: MMDiT) -> int | None:
+        return model.context_embedder.in_features
+
     def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
         tokens = tokenize(clip, words)
-        expect(CLIP, tokens, self.name)
+        expect(CLIP, tokens, clip, self.name)
         return [self._read(clip, one) for one in tokens]
 
     def _read(self, clip: Any, tokens: dict[str, Any]) -> Tensor:
         rows = encode_one(clip, tokens)
         # CLIP's rows are narrower than T5's and end in zeros; without CLIP, T5's come first
         if rows[:CLIP_LENGTH, -1].any():
+            expect(T5, [tokens], clip, self.name)
+            expect_rows(rows, (len(tokens[T5][0]),), T5, clip, self.name)
             return rows[: count_until(tokens[T5][0], T5_END)]
+        of_clip = CLIP_LENGTH * len(tokens[CLIP])
+        of_t5 = sum(map(len, tokens.get(T5, ())))
+        expect_rows(rows, (of_clip + of_t5, of_clip), CLIP, clip, self.name)
         return rows[1 : 1 + count_until(tokens[CLIP][0], CLIP_END, start=1)]
 
     def enter(

@@ -21,7 +21,7 @@ from ... import ConceptAttentionError
 from ...attention import ImageVectors
 from ...locating import blend_at_unit_variance, noise_ratio
 from ...recording import Grid, Time
-from .family import VideoFamily, see_still
+from .family import Ride, VideoFamily, see_still, vae_scale
 from .joint_attention import image_vectors, normed, nowhere, split
 from .reading import own_rows
 
@@ -30,7 +30,6 @@ class CogVideoX(VideoFamily):
     name = "CogVideoX"
     time_unit = 1
     stride = 8  # cells are decoded in twos: of an even number the first is not one frame alone
-    guided_at_once = True
 
     def matches(self, transformer: Any) -> bool:
         return isinstance(transformer, CogVideoXTransformer3DModel)
@@ -61,7 +60,7 @@ class CogVideoX(VideoFamily):
         _, latents, _, h, w = call["hidden_states"].shape
         # 1.5 puts padding in front, which the pipeline drops after sampling
         time = Time(latents, pipe.vae_scale_factor_temporal, config.patch_size_t or 1)
-        return Grid.of_latent(h, w, config.patch_size, pipe.vae_scale_factor_spatial, time)
+        return Grid.of_latent(h, w, config.patch_size, vae_scale(pipe), time)
 
     def fps(self, pipe: CogVideoXPipeline) -> int:
         return 16 if pipe.transformer.config.patch_size_t else 8  # arXiv 2408.06072, and its 1.5
@@ -122,9 +121,9 @@ class CogVideoX(VideoFamily):
 
 
 @dataclass(frozen=True)
-class CogRide:
-    blocks: nn.ModuleList  # of CogVideoXBlock
-    concepts: Tensor
+class CogRide(Ride):
+    """Its blocks are `CogVideoXBlock`s."""
+
     temb: Tensor
     waves: tuple[Tensor, Tensor] | None
     """Cos and sin of patches, p d; None where positions were added before block 0."""

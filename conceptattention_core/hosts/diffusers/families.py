@@ -13,6 +13,7 @@ from .family import Family
 from .flux import Flux
 from .flux2 import Flux2
 from .hunyuan_video import HunyuanVideo
+from .obstacles import refuse_wrapped
 from .qwen_image import QwenImage
 from .sd3 import SD3
 
@@ -34,6 +35,7 @@ def find(pipe: DiffusionPipeline) -> Family:
     for family in FAMILIES:
         if family.matches(transformer):
             return family
+    refuse_wrapped(transformer)
     found = type(pipe).__name__
     if transformer is not None:
         found += f" ({type(transformer).__name__})"

@@ -1,8 +1,9 @@
 """What a model family has to say for itself. `families.py` lists those there are."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -13,22 +14,24 @@ from ...locating import blend
 from ...recording import Grid
 
 
-class Ride(Protocol):
+@dataclass(frozen=True)
+class Ride(ABC):
     """Concepts on their way through one call of a transformer.
 
     All pictures of a call are at one noise level, so that concepts start as one for all of them.
     """
 
-    @property
-    def concepts(self) -> Tensor:
-        """The stream as it enters block 0, `1 t (head d)`."""
-        ...
+    blocks: Sequence[Any]
+    """The joint blocks that are listened to. Others may stand in for them during a call."""
+    concepts: Tensor
+    """The stream as it enters block 0, `1 t (head d)`."""
 
+    @abstractmethod
     def block(self, index: int) -> JointBlock: ...
 
+    @abstractmethod
     def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> ImageVectors:
         """The image side of a block, from what its projections gave, all `b p (head d)`."""
-        ...
 
 
 class Family(ABC):
@@ -36,12 +39,6 @@ class Family(ABC):
 
     time_unit: ClassVar[int] = 1000
     """What the scheduler's timesteps are divided by on their way into the transformer."""
-
-    guided_at_once: ClassVar[bool] = False
-    """Whether guidance calls the transformer once, the negative prompt's half of the batch first.
-
-    Otherwise there is a call for the prompt, then one for the negative prompt.
-    """
 
     @abstractmethod
     def matches(self, transformer: Any) -> bool: ...
@@ -87,7 +84,7 @@ class Family(ABC):
 
     def patch_pixels(self, pipe: Any) -> int:
         """Pixels along one side of a patch."""
-        return 2 * pipe.vae_scale_factor
+        return 2 * vae_scale(pipe)
 
     @abstractmethod
     def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
@@ -118,11 +115,27 @@ class VideoFamily(Family):
     """Videos have one frame and then so many at a time."""
 
     def patch_pixels(self, pipe: Any) -> int:
-        return pipe.transformer.config.patch_size * pipe.vae_scale_factor_spatial
+        return pipe.transformer.config.patch_size * vae_scale(pipe)
 
     @abstractmethod
     def fps(self, pipe: Any) -> int:
         """Pictures in a second of the videos that the model was trained on."""
+
+
+def vae_scale(pipe: Any) -> int:
+    """Pixels along one side of a latent's cell, as the autoencoder has them.
+
+    Pipelines of before diffusers 0.32 counted the patch of the transformer in.
+    """
+    vae = getattr(pipe, "vae", None)
+    told = getattr(vae, "spatial_compression_ratio", None)
+    stages = getattr(getattr(vae, "config", None), "block_out_channels", None)
+    if isinstance(told, int):
+        return told
+    if stages is not None:
+        return 2 ** (len(stages) - 1)
+    spatial = getattr(pipe, "vae_scale_factor_spatial", None)  # a pipeline without its autoencoder
+    return pipe.vae_scale_factor if spatial is None else spatial
 
 
 def see(pipe: Any, pictures: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ... import ConceptAttentionError
 from ...attention import ImageVectors
 from ...recording import Grid
-from .family import Family, see
+from .family import Family, Ride, see, vae_scale
 from .joint_attention import TextSide, image_vectors
 from .reading import own_rows
 
@@ -50,7 +50,16 @@ class Flux(Family):
             )
         with torch.no_grad():
             # all in one call of the text encoder, through everything the prompt goes through
-            encoded = pipe.encode_prompt(words, words, max_sequence_length=length)[0]
+            if pipe.text_encoder is None:  # CLIP, of which nothing is kept
+                encoder = pipe.text_encoder_2
+                encoded = pipe._get_t5_prompt_embeds(
+                    words,
+                    max_sequence_length=length,
+                    device=pipe._execution_device,
+                    dtype=encoder.dtype,
+                )
+            else:
+                encoded = pipe.encode_prompt(words, words, max_sequence_length=length)[0]
         if hasattr(pipe, "maybe_convert_prompt"):  # a word the user taught the model
             words = pipe.maybe_convert_prompt(words, tokenizer)
         return own_rows(encoded, tokenizer, words, length)
@@ -65,7 +74,7 @@ class Flux(Family):
                 f"The patches of the picture should fill a grid; {type(pipe).__name__} gave "
                 f"{len(ids)} patches for a grid of {y} by {x}."
             )
-        return Grid.of_latent(2 * y, 2 * x, patch=2, scale=pipe.vae_scale_factor)
+        return Grid.of_latent(2 * y, 2 * x, patch=2, scale=vae_scale(pipe))
 
     def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
         config = pipe.vae.config
@@ -115,9 +124,9 @@ class Flux(Family):
 
 
 @dataclass(frozen=True)
-class FluxRide:
-    blocks: nn.ModuleList  # of FluxTransformerBlock
-    concepts: Tensor
+class FluxRide(Ride):
+    """Its blocks are `FluxTransformerBlock`s."""
+
     temb: Tensor
     positions: tuple[Tensor, Tensor]  # cos and sin of the image, p d
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...attention import ImageVectors
 from ...classes import is_a
 from ...recording import Grid
-from .family import Family, see
+from .family import Family, Ride, see
 from .joint_attention import guarded, image_vectors, text_heads
 from .reading import places_of, read_template
 
@@ -110,9 +110,9 @@ class Flux2(Family):
 
 
 @dataclass(frozen=True)
-class Flux2Ride:
-    blocks: nn.ModuleList  # of Flux2TransformerBlock
-    concepts: Tensor
+class Flux2Ride(Ride):
+    """Its blocks are `Flux2TransformerBlock`s."""
+
     modulation: Tensor  # six b 1 d
     waves: tuple[Tensor, ...]  # cos and sin of the concepts, t d
     image_waves: tuple[Tensor, ...]  # p d

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...attention import ImageVectors
 from ...recording import Grid, Time
-from .family import VideoFamily, see_still
+from .family import Ride, VideoFamily, see_still, vae_scale
 from .joint_attention import TextSide, image_vectors
 from .reading import read_template, with_column
 
@@ -48,7 +48,7 @@ class HunyuanVideo(VideoFamily):
         config = pipe.transformer.config
         _, _, latents, h, w = call["hidden_states"].shape
         time = Time(latents, pipe.vae_scale_factor_temporal, config.patch_size_t)
-        return Grid.of_latent(h, w, config.patch_size, pipe.vae_scale_factor_spatial, time)
+        return Grid.of_latent(h, w, config.patch_size, vae_scale(pipe), time)
 
     def fps(self, pipe: HunyuanVideoPipeline) -> int:
         return 24  # arXiv 2412.03603
@@ -102,9 +102,9 @@ class HunyuanVideo(VideoFamily):
 
 
 @dataclass(frozen=True)
-class HunyuanRide:
-    blocks: nn.ModuleList  # of HunyuanVideoTransformerBlock
-    concepts: Tensor
+class HunyuanRide(Ride):
+    """Its blocks are `HunyuanVideoTransformerBlock`s."""
+
     temb: Tensor
     waves: tuple[Tensor, Tensor]  # cos and sin of the image, p d
 

@@ -1,16 +1,17 @@
 """All that touches diffusers while a pipeline samples. Nothing of it is copied or replaced.
 
-For the length of a `with`, `record` hangs hooks on the modules of the transformer: around each of
-its calls, and on each joint block, where the image's projections are heard as they come out and
+For the length of a `with`, `record` hangs hooks around each call of the transformer; for the length
+of such a call, on its joint blocks, where the image's projections are heard as they come out and
 its attended vectors as they go into the output projection. There the concepts take their step.
 Modules and not attention processors, because all processors (IP-Adapter's, fused ones), attention
-backends, adapters, quantized layers and off-loading call these modules, in every version.
+backends, adapters, quantized layers and off-loading call these modules, in every version. Call by
+call, because adapters and caches put others in their place.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,28 +24,24 @@ from ... import ConceptAttentionError
 from ...attention import step
 from ...locating import Enough
 from ...ranges import select
-from ...recording import Grid, Recorder, Recording, RecordSpec, board
+from ...recording import Grid, Recording, RecordSpec, board
 from .families import find
-from .family import Family, Ride
+from .family import Ride
+from .obstacles import describe, hint, refuse_compiled, refuse_demands
+from .prompts import Prompts, hear_method, narrow
+from .run import Run, Tour
 
 PROJECTIONS = ("to_q", "to_k", "to_v")
 FUSED = "to_qkv"
 
 
-@dataclass(frozen=True)
-class Tour:
-    """What rides, and where it is looked at. The same for every run of a recorded pipeline."""
-
-    family: Family
-    spec: RecordSpec
-    blocks: range
-    rows: Tensor  # t n
-    mean: Tensor  # c t
-
-
 @contextmanager
 def record(
-    pipe: DiffusionPipeline, spec: RecordSpec, *, max_sequence_length: int | None = None
+    pipe: DiffusionPipeline,
+    spec: RecordSpec,
+    *,
+    max_sequence_length: int | None = None,
+    strict: bool = False,
 ) -> Iterator["Listener"]:
     """Record `spec` whenever `pipe` samples inside this `with`::
 
@@ -52,58 +49,66 @@ def record(
             image = pipe("a balloon in the sky").images[0]
         maps = reduce(listener.recording())
 
-    Give `max_sequence_length` here where the pipeline is called with it. Adapters are loaded, and
-    projections fused, before. CogVideoX 1.5 may sample padding in front of a video, and only its
-    length tells: `recording().of_length(len(frames))`.
+    Give `max_sequence_length` here where the pipeline is called with it. CogVideoX 1.5 may sample
+    padding in front of a video, and only its length tells: `recording().of_length(len(frames))`.
+
+    What is known to be impossible is refused here, by `ConceptAttentionError`. Whatever goes wrong
+    later does not reach the pipeline: the picture is painted, and `recording()` says why there are
+    no maps. With `strict` it is raised where it happens.
     """
-    listener = Listener(pipe, plan(pipe, spec, max_sequence_length))
+    listener = Listener(pipe, plan(pipe, spec, max_sequence_length), strict=strict)
     with ExitStack() as hooks:
         hooks.callback(listener.rest)
-        for handle in (*hang_on_calls(listener), *hang_on_blocks(listener)):
+        for handle in hang_on_calls(listener):
             hooks.callback(handle.remove)
+        for name, hook in (
+            ("check_inputs", listener.prompts.hear_inputs),
+            ("encode_prompt", listener.prompts.hear_encoded),
+        ):
+            hooks.enter_context(hear_method(pipe, name, listener.hook(hook)))
         yield listener
 
 
 def plan(pipe: DiffusionPipeline, spec: RecordSpec, length: int | None) -> Tour:
     transformer = getattr(pipe, "transformer", None)
-    if _is_compiled(transformer):
-        raise ConceptAttentionError(
-            "This pipeline's transformer is compiled, and nobody can listen to compiled blocks. "
-            "Record before torch.compile, or with a pipeline that was loaded without it."
-        )
+    refuse_compiled(transformer, ())
     family = find(pipe)
+    every = list(family.blocks(transformer))
+    refuse_compiled(transformer, every)
+    refuse_demands(pipe, family.name)
     length = length or family.text_length(pipe)
-    blocks = select(spec.blocks, len(family.blocks(transformer)), "blocks")
-    rows = family.embed(pipe, [concept.words for concept in spec.concepts.concepts], length)
+    blocks = select(spec.blocks, len(every), "blocks")
+    try:
+        rows = family.embed(pipe, [concept.words for concept in spec.concepts.concepts], length)
+    except ConceptAttentionError:
+        raise
+    except Exception as error:
+        raise ConceptAttentionError(
+            f"{family.name} could not read concepts with {type(pipe).__name__}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     return Tour(family, spec, blocks, *board(spec, rows))
 
 
-def _is_compiled(transformer: Any) -> bool:
-    if not isinstance(transformer, nn.Module):
-        return False
-    return hasattr(transformer, "_orig_mod") or any(
-        module._compiled_call_impl is not None for module in transformer.modules()
-    )
-
-
 def hang_on_calls(listener: "Listener") -> Iterator[RemovableHandle]:
-    transformer = listener.pipe.transformer
-    yield transformer.register_forward_pre_hook(listener.before_call, with_kwargs=True)
-    yield transformer.register_forward_hook(listener.after_call)
+    before, after = listener.hook(listener.before_call), listener.hook(listener.after_call)
+    yield listener.transformer.register_forward_pre_hook(before, with_kwargs=True)
+    yield listener.transformer.register_forward_hook(after)
 
 
-def hang_on_blocks(ears: "Ears") -> Iterator[RemovableHandle]:
-    transformer, tour = ears.pipe.transformer, ears.tour
-    blocks: list[Any] = list(tour.family.blocks(transformer))
-    for index, block in enumerate(blocks[: tour.blocks.stop]):
-        arrive = partial(ears.before_block, index)
+def hang_on_blocks(ears: "Ears", blocks: Sequence[Any] | None = None) -> Iterator[RemovableHandle]:
+    """Listen to the joint blocks of the pipeline, or to those given, up to the last of interest."""
+    tour = ears.tour
+    every: Sequence[Any] = blocks or list(tour.family.blocks(ears.pipe.transformer))
+    for index, block in enumerate(every[: tour.blocks.stop]):
+        arrive = ears.hook(partial(ears.before_block, index))
         yield block.register_forward_pre_hook(arrive, with_kwargs=True)
         attention = tour.family.attention(block)
         for name in (*PROJECTIONS, FUSED):
             if hasattr(attention, name):
-                hear = partial(ears.after_projection, index, name)
+                hear = ears.hook(partial(ears.after_projection, index, name))
                 yield getattr(attention, name).register_forward_hook(hear)
-        attended = partial(ears.before_output_projection, index)
+        attended = ears.hook(partial(ears.before_output_projection, index))
         yield attention.to_out[0].register_forward_pre_hook(attended)
 
 
@@ -113,6 +118,10 @@ class Ears:
     def __init__(self, pipe: Any, tour: Tour):
         self.pipe, self.tour = pipe, tour
         self.forward: Forward | None = None
+
+    def hook(self, function: Callable[..., None]) -> Callable[..., None]:
+        """What is hung on a module: concepts step without gradients, whoever calls."""
+        return torch.no_grad()(function)
 
     def before_block(self, index: int, block: nn.Module, args: tuple, kwargs: dict) -> None:
         if self.forward is not None:
@@ -132,87 +141,97 @@ class Ears:
 class Listener(Ears):
     """Hears the runs of a pipeline and keeps the last one."""
 
-    def __init__(self, pipe: Any, tour: Tour):
+    def __init__(self, pipe: Any, tour: Tour, *, strict: bool = False):
         super().__init__(pipe, tour)
+        self.transformer = pipe.transformer
+        self.strict = strict
+        self.prompts = Prompts()
         self.run: Run | None = None
+        self.trouble: str | None = None  # why the last run has no maps
         self._recording: Recording | None = None
+        self._hung: list[RemovableHandle] = []  # on blocks, for the length of a call
 
     def recording(self) -> Recording:
-        """What was heard in the last run, all pictures of its batch."""
+        """What was heard in the last run, all pictures of its batch.
+
+        A `ConceptAttentionError` says why nothing was, or not all.
+        """
+        if self.trouble is not None:
+            raise ConceptAttentionError(self.trouble)
         if self.run is None:
-            raise ConceptAttentionError(
-                "No picture was made while recording. Call the pipeline inside `with record(...)`."
-            )
+            raise ConceptAttentionError(self._explain_silence())
         if self._recording is None:
-            self._recording = self.run.recorder.finish()
+            try:
+                self._recording = self.run.recorder.finish()
+            except ConceptAttentionError as nothing:
+                cause = hint(self.transformer)
+                raise ConceptAttentionError(f"{nothing}{cause and f' Note: {cause}.'}") from None
         return self._recording
+
+    def _explain_silence(self) -> str:
+        said = "No picture was made while recording. Call the pipeline inside `with record(...)`"
+        if self.pipe.transformer is self.transformer:
+            return f"{said}."
+        now = type(self.pipe.transformer).__name__
+        return f"{said}; its transformer was replaced meanwhile (now {now}): replace it before."
+
+    def hook(self, function: Callable[..., None]) -> Callable[..., None]:
+        """What fails while listening costs no picture: it is told where the maps are asked for."""
+        hear = super().hook(function)
+
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            try:
+                hear(*args, **kwargs)
+            except Exception as error:
+                if self.strict:
+                    raise
+                self.forward = None
+                family = self.tour.family.name
+                self.trouble = self.trouble or describe(error, family, self.pipe)
+
+        return guarded
 
     def rest(self) -> None:
         """Let go of everything but the scores."""
+        self._unhang()
         self.forward = None
+        self.prompts.forget()
         if self.run is not None:
-            self.run.before = None
+            self.run.passes.rest()
+
+    def _unhang(self) -> None:
+        for handle in self._hung:
+            handle.remove()
+        self._hung = []
 
     def before_call(self, transformer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self._unhang()  # where an exception ended the last call
+        self.forward = None
         call = _named(transformer, args, kwargs)
-        if self.run is None or self.pipe.scheduler.timesteps is not self.run.timesteps:
-            self.run, self._recording = Run(self.tour, self.pipe, call), None
-        if not self.run.is_positive(call):
-            self.forward = None
-            return
-        self.forward = Forward(self.tour, self.run.grid, transformer, call, self.run.pictures)
+        blocks = list(self.tour.family.blocks(transformer))
+        if self.run is None or not self.run.goes_on(self.pipe, call):
+            self.run = self.trouble = self._recording = None
+            refuse_compiled(transformer, blocks)  # since recording began
+            self.prompts.begin_run()
+            self.run = Run(self.tour, self.pipe, call, self.prompts)
+        if self.trouble is None and (rows := self.run.rows(call)):
+            self._hung += hang_on_blocks(self, blocks)
+            self.forward = Forward(
+                self.tour, self.run.grid, transformer, call, len(rows), rows=rows, blocks=blocks
+            )
 
     def after_call(self, transformer: nn.Module, args: tuple, output: Any) -> None:
-        if self.run is not None and self.forward is not None:
-            self.run.add(self.forward)
-        self.forward = None
-
-
-class Run:
-    """One sampling run of a recorded pipeline, told from the next by the scheduler's timesteps."""
-
-    def __init__(self, tour: Tour, pipe: DiffusionPipeline, call: Mapping[str, Any]):
-        self.tour = tour
-        self.timesteps = pipe.scheduler.timesteps
-        # An image-to-image run is the last part of its schedule. A second-order scheduler lists
-        # a timestep twice: as the end of a step and as the start of the next one.
-        done = getattr(pipe, "num_timesteps", len(self.timesteps))
-        self.schedule = self.timesteps[-done:].unique_consecutive()
-        self.grid = tour.family.grid(pipe, call)
-        self.recorder = Recorder(
-            tour.spec, self.grid, tour.blocks, len(self.schedule), tour.family.name
-        )
-        self.pictures = len(call["hidden_states"])
-        if tour.family.guided_at_once and getattr(pipe, "guidance_scale", 1) > 1:
-            self.pictures //= 2
-        self.before: tuple[Tensor, ...] | None = None  # timestep and latents of the last call
-
-    def is_positive(self, call: Mapping[str, Any]) -> bool:
-        """Whether this call is for the prompt and not for the negative prompt.
-
-        With true CFG every pipeline calls the transformer for the prompt and then, on the same
-        latents, for the negative prompt. That holds where others do not: only some pipelines name
-        their calls (`cache_context`), and a callback may swap the prompt between steps.
-        """
-        now = (call["timestep"], call["hidden_states"])
-        positive = self.before is None or not all(map(torch.equal, now, self.before))
-        self.before = now
-        return positive
-
-    def add(self, forward: "Forward") -> None:
-        """Keep a call in which the concepts got through every block."""
-        if forward.done:
-            timestep = forward.call["timestep"].flatten()[0]
-            # rounded as the pipeline rounds: the same number comes out in every precision
-            schedule = self.schedule.to(timestep) / self.tour.family.time_unit
-            self.recorder.add(int((schedule - timestep).abs().argmin()), forward.scores)
+        forward, self.forward = self.forward, None
+        self._unhang()
+        if self.run is not None and forward is not None and forward.done:
+            self.run.add(forward.call, forward.rows, forward.scores)
 
 
 class Forward:
     """One call of the transformer: the concepts on their way through its blocks.
 
-    They ride with the last `pictures` of its batch; before these may come the same ones for the
-    negative prompt. A forward that `stops` raises `Enough` at their end.
+    They ride with the first `pictures` of its batch, or with those in the given `rows`. A forward
+    that `stops` raises `Enough` at their end.
     """
 
     def __init__(
@@ -223,15 +242,21 @@ class Forward:
         call: Mapping[str, Any],
         pictures: int,
         stops: bool = False,
+        *,
+        rows: Sequence[int] | None = None,
+        blocks: Sequence[Any] | None = None,
     ):
         self.tour, self.grid, self.transformer, self.call = tour, grid, transformer, call
         self.pictures, self.stops = pictures, stops
+        self.rows = range(pictures) if rows is None else rows
+        self.blocks = blocks  # that are listened to; where None, the transformer's
         self.patches = slice(0)
         self.ride: Ride | None = None
         self.concepts: Tensor | None = None
         self.mean = tour.mean
         self.at = 0  # the next block
-        self.heard: dict[str, Tensor] = {}  # b n (head d), of the block the concepts are at
+        self.heard: dict[str, dict[tuple[int, ...], Tensor]] = {}
+        """Of the block the concepts are at, by rows and tokens: attention may go in parts."""
         self.scores: list[Tensor] = []  # b c p for each scored block
 
     @property
@@ -242,8 +267,9 @@ class Forward:
     def arrive(self, index: int, args: Mapping[str, Any]) -> None:
         """The concepts enter with the first block."""
         if index == 0 and self.ride is None:
-            family = self.tour.family
-            self.ride = family.enter(self.transformer, self.tour.rows, self.call, args)
+            family, call = self.tour.family, narrow(self.call, self.rows)
+            ride = family.enter(self.transformer, self.tour.rows, call, args)
+            self.ride = ride if self.blocks is None else replace(ride, blocks=self.blocks)
             self.concepts = self.ride.concepts.expand(self.pictures, -1, -1)
             self.mean = self.mean.to(self.concepts)
             start = family.before_patches(self.call, args)  # references come after
@@ -252,16 +278,19 @@ class Forward:
     def hear(self, index: int, name: str, projected: Tensor) -> None:
         if index == self.at:
             names = PROJECTIONS if name == FUSED else (name,)
-            self.heard.update(zip(names, projected.chunk(len(names), dim=-1), strict=True))
+            for one, part in zip(names, projected.chunk(len(names), dim=-1), strict=True):
+                self.heard.setdefault(one, {})[part.shape[:2]] = part
 
     def step(self, index: int, attended: Tensor) -> None:
         """Take one block, given what the image attended, `b n (head d)`."""
         ride, concepts = self.ride, self.concepts
-        due = index == self.at and len(self.heard) == len(PROJECTIONS)
-        if not due or ride is None or concepts is None:
+        if index != self.at or ride is None or concepts is None:
             return
-        heard = [*(self.heard[name] for name in PROJECTIONS), attended]
-        q, k, v, outputs = (x[-self.pictures :, self.patches] for x in heard)
+        parts = [self.heard.get(name, {}).get(attended.shape[:2]) for name in PROJECTIONS]
+        heard = [part for part in (*parts, attended) if part is not None]
+        if len(heard) <= len(PROJECTIONS):
+            return
+        q, k, v, outputs = (self._select(x) for x in heard)
         image = ride.image(index, q, k, v, outputs)
         method = self.tour.spec.method
         self.concepts, scores = step(ride.block(index), concepts, image, self.mean, method)
@@ -271,6 +300,18 @@ class Forward:
         self.at += 1
         if self.stops and self.done:
             raise Enough
+
+    def _select(self, heard: Tensor) -> Tensor:
+        """The patches of the pictures, `b p (head d)`, of what was heard of the whole call."""
+        if max(self.rows) >= len(heard) or heard.shape[1] < self.patches.stop:
+            raise ConceptAttentionError(
+                f"Attention is computed in parts ({len(heard)} rows of "
+                f"{len(self.call['hidden_states'])}), among which the prompt's cannot be found."
+            )
+        first, *_, last = (*self.rows, self.rows[-1])
+        if last - first + 1 == len(self.rows) and list(self.rows) == sorted(self.rows):
+            return heard[first : last + 1, self.patches]
+        return heard[list(self.rows), self.patches]
 
 
 def _named(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from ... import ConceptAttentionError
 from ...attention import ImageVectors
 from ...classes import is_a
 from ...recording import Grid
-from .family import Family, see_still
+from .family import Family, Ride, see_still, vae_scale
 from .joint_attention import guarded, image_vectors, text_heads
 from .reading import own_span, places_of, with_column
 
@@ -58,8 +58,9 @@ class QwenImage(Family):
         return rows
 
     def grid(self, pipe: Any, call: Mapping[str, Any]) -> Grid:
-        _, y, x = call["img_shapes"][0][0]  # pictures to refer to come after
-        return Grid.of_latent(2 * y, 2 * x, patch=2, scale=pipe.vae_scale_factor)
+        first = call["img_shapes"][0]  # of the batch; ControlNet's pipelines give one shape each
+        _, y, x = first[0] if isinstance(first, list) else first  # pictures to refer to come after
+        return Grid.of_latent(2 * y, 2 * x, patch=2, scale=vae_scale(pipe))
 
     def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
         latent = see_still(pipe, pictures)[:, :, 0]
@@ -113,9 +114,9 @@ class QwenImage(Family):
 
 
 @dataclass(frozen=True)
-class QwenRide:
-    blocks: nn.ModuleList  # of QwenImageTransformerBlock
-    concepts: Tensor
+class QwenRide(Ride):
+    """Its blocks are `QwenImageTransformerBlock`s."""
+
     temb: Tensor
     turns: Tensor  # of the concepts, complex, b 1 t d/2
     image_turns: Tensor  # p d/2

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ... import ConceptAttentionError
 from ...attention import ImageVectors
 from ...recording import Grid
-from .family import Family, see
+from .family import Family, Ride, see, vae_scale
 from .joint_attention import TextSide, image_vectors, text_heads
 from .reading import own_rows
 
@@ -29,7 +29,6 @@ LENGTH = 256  # tokens of T5, which reads prompts, too
 class SD3(Family):
     name = "SD3"
     time_unit = 1
-    guided_at_once = True
 
     def matches(self, transformer: Any) -> bool:
         return isinstance(transformer, SD3Transformer2DModel)
@@ -55,7 +54,7 @@ class SD3(Family):
 
     def grid(self, pipe: StableDiffusion3Pipeline, call: Mapping[str, Any]) -> Grid:
         h, w = call["hidden_states"].shape[-2:]
-        return Grid.of_latent(h, w, pipe.transformer.config.patch_size, pipe.vae_scale_factor)
+        return Grid.of_latent(h, w, pipe.transformer.config.patch_size, vae_scale(pipe))
 
     def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
         config = pipe.vae.config
@@ -99,9 +98,9 @@ class SD3(Family):
 
 
 @dataclass(frozen=True)
-class SD3Ride:
-    blocks: nn.ModuleList  # of JointTransformerBlock
-    concepts: Tensor
+class SD3Ride(Ride):
+    """Its blocks are `JointTransformerBlock`s."""
+
     temb: Tensor
 
     def block(self, index: int) -> TextSide:

@@ -1,0 +1,98 @@
+"""One sampling run: its steps, and what is kept of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...recording import Recorder, RecordSpec
+from .family import Family
+from .prompts import Passes, Prompts
+
+UNTOLD_STEPS = 100
+"""Steps of a run whose schedule is not the recorded pipeline's; later ones share the last place."""
+
+
+@dataclass(frozen=True)
+class Tour:
+    """What rides, and where it is looked at. The same for every run of a recorded pipeline."""
+
+    family: Family
+    spec: RecordSpec
+    blocks: range
+    rows: Tensor  # t n
+    mean: Tensor  # c t
+
+
+class Run:
+    """One sampling run of a recorded transformer."""
+
+    def __init__(self, tour: Tour, pipe: Any, call: Mapping[str, Any], prompts: Prompts):
+        self.tour, self.timesteps = tour, pipe.scheduler.timesteps
+        self.grid = tour.family.grid(pipe, call)
+        self.schedule = find_schedule(pipe, first_timestep(call), tour.family.time_unit)
+        self.timestep = first_timestep(call)  # of the last call
+        self.counted = 0  # changes of the timestep
+        self.passes = Passes(prompts)
+        self.recorder = self._make_recorder()
+        self._by_place = False  # whether rows were recorded before the prompt's text was met
+
+    def _make_recorder(self) -> Recorder:
+        steps = UNTOLD_STEPS if self.schedule is None else len(self.schedule)
+        return Recorder(self.tour.spec, self.grid, self.tour.blocks, steps, self.tour.family.name)
+
+    def goes_on(self, pipe: Any, call: Mapping[str, Any]) -> bool:
+        """Whether a call belongs to this run: the same schedule, and noise that does not rise."""
+        timestep = first_timestep(call)
+        return pipe.scheduler.timesteps is self.timesteps and not bool(
+            timestep.to(self.timestep) > self.timestep
+        )
+
+    def rows(self, call: Mapping[str, Any]) -> tuple[int, ...]:
+        """The rows of a call that are the prompt's, one for each picture."""
+        timestep = first_timestep(call)
+        self.counted += int(not torch.equal(timestep, self.timestep))
+        self.timestep = timestep
+        rows = self.passes.rows(call)
+        if self.passes.known and self._by_place:
+            self.recorder, self._by_place = self._make_recorder(), False
+        return rows
+
+    def add(self, call: Mapping[str, Any], rows: Sequence[int], scores: Sequence[Tensor]) -> None:
+        """Keep a call in which the concepts got through every block."""
+        self.recorder.add(self._step(), scores)
+        self._by_place |= not self.passes.known
+        self.passes.done = call["hidden_states"][list(rows)]
+
+    def _step(self) -> int:
+        if self.schedule is None:
+            return min(self.counted, UNTOLD_STEPS - 1)
+        # rounded as the pipeline rounds: the same number comes out in every precision
+        schedule = self.schedule.to(self.timestep) / self.tour.family.time_unit
+        return int((schedule - self.timestep).abs().argmin())
+
+
+def first_timestep(call: Mapping[str, Any]) -> Tensor:
+    return call["timestep"].flatten()[0]
+
+
+def find_schedule(pipe: Any, timestep: Tensor, unit: int) -> Tensor | None:
+    """The timesteps of the run that begins at one of them; None where it has another schedule.
+
+    An image-to-image run is the last part of its schedule. A second-order scheduler lists a
+    timestep twice: as the end of a step and as the start of the next one.
+    """
+    scheduler = pipe.scheduler
+    untouched = getattr(scheduler, "num_inference_steps", 1) is None
+    if untouched or getattr(scheduler, "step_index", None) is not None:
+        return None  # another scheduler's run: this one is at rest, or at its end
+    timesteps = scheduler.timesteps
+    starts = (timesteps.to(timestep) / unit == timestep).nonzero().flatten().tolist()
+    if not starts:
+        return None
+    # in half precision neighbours may be equal; the pipeline knows how many are left
+    expected = len(timesteps) - getattr(pipe, "num_timesteps", len(timesteps))
+    start = min(starts, key=lambda i: abs(i - expected))
+    return timesteps[start:].unique_consecutive()

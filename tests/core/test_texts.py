@@ -1,0 +1,239 @@
+"""Whatever text comes in, names, files and messages can be encoded, drawn and logged."""
+
+import json
+import logging
+import pickle
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conceptattention.conceptattention_core import ConceptAttentionError, export
+from conceptattention.conceptattention_core.attention import Method
+from conceptattention.conceptattention_core.concepts import Concept, ConceptSet, parse, split
+from conceptattention.conceptattention_core.explorer import page
+from conceptattention.conceptattention_core.layers import Layer, save_psd
+from conceptattention.conceptattention_core.locating import parse_noise
+from conceptattention.conceptattention_core.maps import describe, reduce
+from conceptattention.conceptattention_core.masks import MaskSpec
+from conceptattention.conceptattention_core.ranges import select
+from conceptattention.conceptattention_core.recording import RecordSpec, board
+from conceptattention.conceptattention_core.render import (
+    blocks_by_steps,
+    font,
+    legend,
+    length,
+    sheet,
+)
+from conceptattention.conceptattention_core.texts import clean_text, escape_text
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from .examples import draw, random, recording, soft_maps
+
+TEXTS = (
+    st.text(
+        st.characters()
+        | st.characters(categories=["Cs", "Cc", "Cf", "Zl", "Zp"])
+        | st.sampled_from("0123456789-:.,\ufeff\ufffe\uffff")
+    )
+    | st.sampled_from(["sky \ud83d", "\ud83c\udf88", "\udc80.png", "a\x00b", "\x1b[31m", "9" * 5000])
+)  # fmt: skip
+MAPS = soft_maps(1)
+SMALL = recording(random(1, 2, 2, 3, 2, 2))
+PICTURE = np.zeros((32, 32, 3), np.uint8)
+
+# --- cleaning -------------------------------------------------------------------------------------
+
+
+@given(TEXTS)
+def test_clean_text_can_stand_anywhere_and_is_cleaned_once(text):
+    cleaned = clean_text(text)
+    assert clean_text(cleaned) == cleaned
+    assert json.loads(json.dumps(cleaned).encode()) == cleaned
+    assert ET.fromstring(ET.tostring(_element(cleaned), "utf-8")).get("name") == cleaned
+    assert cleaned.splitlines() == cleaned.removesuffix("\n").split("\n") if cleaned else True
+
+
+def _element(name: str) -> ET.Element:
+    element = ET.Element("layer")
+    element.set("name", name)
+    return element
+
+
+@given(
+    st.text(
+        st.characters(
+            exclude_categories=["Cs", "Cc", "Zl", "Zp"], exclude_characters="\ufeff\ufffe\uffff"
+        )
+    )
+)
+def test_what_is_clean_stays_as_it_is(text):
+    assert clean_text(text) == escape_text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("sky \ud83d", "sky "),
+        ("\ud83c\udf88 balloon", "🎈 balloon"),
+        ("\udf88\ud83c", ""),
+        ("a\x00b\x1b[31m", "ab[31m"),
+        ("sun\r\nsky\rlake\x0bsea\u2028air\x85", "sun\nsky\nlake\nsea\nair\n"),
+        ("\ufeffsun\tred", "sun red"),
+        ("👩\u200d🚀 \u0645\u06cc\u200c\u062e", "👩\u200d🚀 \u0645\u06cc\u200c\u062e"),
+    ],
+    ids=ascii,
+)
+def test_what_is_cleaned_away(text, cleaned):
+    assert clean_text(text) == cleaned
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+@given(TEXTS)
+@example("sky \ud83d")
+def test_a_message_can_be_encoded_whatever_it_quotes(text):
+    for error in (ConceptAttentionError(text), ConceptAttentionError(ValueError(text))):
+        str(error).encode("utf-8")
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", str(error))
+
+
+def test_a_message_shows_what_cannot_be_written():
+    assert str(ConceptAttentionError("no 'sky \ud83d\x00'")) == r"no 'sky \ud83d\x00'"
+
+
+def test_a_message_with_half_an_emoji_is_logged(tmp_path):
+    handler = logging.FileHandler(tmp_path / "log", encoding="utf-8")
+    handler.handleError = _raise
+    try:
+        raise ConceptAttentionError("sky \ud83d")
+    except ConceptAttentionError as error:
+        handler.handle(logging.LogRecord("x", 40, "x", 1, "%s", (error,), None))
+    handler.close()
+    assert r"sky \ud83d" in (tmp_path / "log").read_text("utf-8")
+
+
+def _raise(record: logging.LogRecord) -> None:
+    raise
+
+
+def test_the_type_of_an_error_names_no_folder():
+    # as ComfyUI makes its toast's title
+    shown = f"{ConceptAttentionError.__module__}.{ConceptAttentionError.__qualname__}"
+    assert shown == "conceptattention.ConceptAttentionError"
+
+
+def test_an_error_comes_back_from_another_process_as_it_was():
+    error = ConceptAttentionError("no 'sky'")
+    error.node = "7"  # pyright: ignore[reportAttributeAccessIssue]
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is ConceptAttentionError
+    assert (str(back), back.args, back.node) == ("no 'sky'", ("no 'sky'",), "7")
+
+
+def test_where_the_pack_has_another_name_its_error_is_pickled_all_the_same():
+    """ComfyUI calls the pack by its folder's path; the command line by no pack's name at all."""
+    root = Path(__file__).resolve().parents[2]
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import pickle, sys; from conceptattention_core import ConceptAttentionError as E\n"
+            "try: raise pickle.loads(pickle.dumps(E('no sky')))\n"
+            "except E as error: print(error)\n"
+            "assert 'conceptattention' not in sys.modules",
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert (told.stdout, told.stderr) == ("no sky\n", "")
+
+
+def test_an_error_made_from_it_keeps_its_own_type():
+    assert type(pickle.loads(pickle.dumps(NarrowerError("no")))) is NarrowerError
+
+
+class NarrowerError(ConceptAttentionError):
+    pass
+
+
+# --- every door -----------------------------------------------------------------------------------
+
+
+@given(TEXTS)
+@example("9" * 5000)
+@example("0-" + "9" * 5000)
+@example("sky \ud83d")
+@example("\x00")
+def test_every_function_takes_any_text_or_says_one_sentence(text):
+    calls = [
+        lambda: parse(text),
+        lambda: split(text),
+        lambda: parse_noise(text),
+        lambda: select(text, 7, "steps"),
+        lambda: select(f"first {text}", 7, "steps"),
+        lambda: MAPS.concepts.find(text),
+        lambda: MAPS.of(text),
+        lambda: draw(MAPS, [text]),
+        lambda: draw(MAPS, threshold=text),
+        lambda: reduce(SMALL, steps=text),
+        lambda: reduce(SMALL, blocks=text),
+        lambda: reduce(SMALL, order=text),
+        lambda: reduce(SMALL, scale=text),
+        lambda: Method(attend=text),
+        lambda: Method(space=text),
+        lambda: RecordSpec(MAPS.concepts, tokens=text),
+        lambda: blocks_by_steps(SMALL, text, 0),
+        lambda: blocks_by_steps(SMALL, "sun", 0, scale=text),
+        lambda: page(PICTURE, SMALL, 0, title=text).encode("utf-8"),
+        lambda: page(PICTURE, SMALL, 0, steps=text),
+        lambda: board(RecordSpec(ConceptSet((Concept(text, text),))), [torch.zeros(0, 3)]),
+        lambda: font(text, 13),
+        lambda: length(text, 13),
+    ]
+    for call in calls:
+        try:
+            call()
+        except ConceptAttentionError as error:
+            str(error).encode("utf-8")
+
+
+@given(TEXTS)
+def test_names_that_a_program_gives_are_drawn_and_described(text):
+    concepts = ConceptSet((Concept(text, text), Concept("sun", "sun"), Concept("sky", "sky")))
+    maps = soft_maps(1)
+    maps = type(maps)(maps.maps, concepts, maps.grid, {})
+    describe(maps).encode("utf-8")
+    assert legend(maps, 0, 320).shape[1:] == (320, 3)
+    sheet(np.zeros((maps.grid.h, maps.grid.w, 3), np.uint8), maps, 0)
+    for name in export.file_names(list(concepts.names)):
+        name.encode("utf-8")
+
+
+def test_files_of_a_name_with_half_an_emoji(tmp_path):
+    found = parse("sky \ud83d, \ud83c\udf88 balloon\x00, sun")
+    assert found.names == ("sky", "🎈 balloon", "sun")
+    maps = soft_maps(1)
+    maps = type(maps)(maps.maps, found, maps.grid, {})
+    picture = np.zeros((maps.grid.h, maps.grid.w, 3), np.uint8)
+    report = export.save(tmp_path, picture, maps, 0, MaskSpec())
+    assert [one["name"] for one in report["concepts"]] == list(found.names)
+    assert json.loads((tmp_path / "labels.json").read_text("utf-8"))["0"]["name"] == "sky"
+
+
+@given(TEXTS)
+@example("sky \ud83d")
+@example("🎈" * 300)
+def test_layered_files_take_any_name(tmp_path_factory, text):
+    psd_tools = pytest.importorskip("psd_tools")
+    file = tmp_path_factory.mktemp("layers") / "x.psd"
+    save_psd(file, [Layer(text, torch.ones(2, 2, 4))], (2, 2))
+    (made,) = psd_tools.PSDImage.open(file)
+    assert clean_text(text).startswith(made.name.rstrip("\x00")[:60])
