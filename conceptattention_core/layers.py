@@ -12,6 +12,8 @@ from torch import Tensor
 from . import ConceptAttentionError
 from .texts import clean_text
 
+NEEDS_PSD_TOOLS = "Layered files need psd-tools, which is not installed: pip install psd-tools"
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -65,9 +67,7 @@ def save_psd(path: Path, layers: Sequence[Layer], size: tuple[int, int]) -> None
     try:
         from psd_tools import PSDImage
     except ModuleNotFoundError:
-        raise ConceptAttentionError(
-            "Layered files need psd-tools, which is not installed: pip install psd-tools"
-        ) from None
+        raise ConceptAttentionError(NEEDS_PSD_TOOLS) from None
     psd = PSDImage.new("RGB", (size[1], size[0]))
     for layer in layers:
         pixels = (layer.rgba.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.nodes import NODES
-from conceptattention.nodes.layers import CutOut, Layers, SaveMasks
+from conceptattention.nodes.layers import CutOut, Layers, SaveLayers, SaveMasks
 from conceptattention.nodes.locate import Locate
 from conceptattention.nodes.masks import Split
 from conceptattention.nodes.record import Maps
@@ -102,6 +102,19 @@ def test_every_node_with_a_mask_is_tried():
 @pytest.mark.parametrize("node", USES)
 def test_a_mask_of_any_shape_does_what_the_usual_one_does(node, shape):
     assert same(use(node, SHAPES[shape]()), use(node, box()))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_mask_of_any_shape_in_a_layer_does_what_the_usual_one_does(shape, output):
+    psd_tools = pytest.importorskip("psd_tools")
+
+    def save(mask: torch.Tensor) -> object:
+        item = {"image": image(1), "name": "sun", "mask": mask}
+        document = {"version": 1, "canvas": (56, 40), "layers": [item]}
+        return SaveLayers.execute(layers=document, filename_prefix="layers").result[0]
+
+    odd, usual = (psd_tools.PSDImage.open(save(one)) for one in (SHAPES[shape](), box()))
+    assert odd[0].topil().tobytes() == usual[0].topil().tobytes()
 
 
 def test_masks_of_a_batch_keep_their_order():

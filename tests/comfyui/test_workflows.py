@@ -467,9 +467,8 @@ def test_both_outputs_of_sampler_custom_advanced_have_maps(server):
 # --- mistakes -------------------------------------------------------------------------------------
 
 NEVER_RECORDED = (
-    "No concepts were recorded for this latent. Connect the LATENT that comes straight from a "
-    "sampler whose MODEL went through Record Concepts; if it did, its recording was dropped to "
-    "save memory: run the sampler again, with another seed if it is cached."
+    "No Record Concepts lies before this latent: put it between the model and the sampler that "
+    "made it."
 )
 
 
