@@ -13,6 +13,8 @@ from . import ConceptAttentionError
 from .recording import NOT_FINITE, is_finite
 from .texts import clean_text
 
+NEEDS_PSD_TOOLS = "Layered files need psd-tools, which is not installed: pip install psd-tools"
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -66,9 +68,7 @@ def save_psd(path: Path, layers: Sequence[Layer], size: tuple[int, int]) -> None
     try:
         from psd_tools import PSDImage
     except ModuleNotFoundError:
-        raise ConceptAttentionError(
-            "Layered files need psd-tools, which is not installed: pip install psd-tools"
-        ) from None
+        raise ConceptAttentionError(NEEDS_PSD_TOOLS) from None
     for layer in layers:
         if not is_finite(layer.rgba):
             raise ConceptAttentionError(f"The layer '{layer.name}' holds {NOT_FINITE}.")

@@ -94,9 +94,10 @@ def concepts_behind(link: str) -> list[ConceptSet]:
 
 
 def _concepts_of(node: str, link: str) -> list[ConceptSet]:
-    source = (own := _find(node)) and own.links.get(link)
-    before = source and _find(source)
-    if not before:
+    own = _find(node)
+    source = None if own is None else own.links.get(link)
+    before = None if source is None else _find(source)
+    if source is None or before is None:
         return []
     if before.kind == "ConceptAttentionMasks":
         return _concepts_of(source, "maps")

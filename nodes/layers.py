@@ -1,5 +1,7 @@
 """Masks put to use in image editors: cut-outs, layers, files."""
 
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from comfy_api.latest import io, ui
@@ -9,6 +11,7 @@ from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.concepts import key_of
 from ..conceptattention_core.export import file_names
 from ..conceptattention_core.layers import (
+    NEEDS_PSD_TOOLS,
     Layer,
     check_masks,
     cut_out,
@@ -16,7 +19,7 @@ from ..conceptattention_core.layers import (
     save_psd,
 )
 from ..conceptattention_core.texts import clean_text
-from .door import accepting
+from .door import accepting, to_masks
 from .wires import advanced, masks_input, names_input, next_path, schema, show, writing
 
 LayersWire = io.Custom("LAYERS")  # core's own in newer ComfyUI
@@ -99,10 +102,7 @@ class Layers(io.ComfyNode):
             search_aliases=["concept attention", "psd", "compositor"],
             is_input_list=True,
             inputs=[
-                io.Image.Input(
-                    "image",
-                    tooltip="The picture; of a batch, the first one. Of a list, each gets a stack.",
-                ),
+                io.Image.Input("image", tooltip="The picture; of a batch, the first one."),
                 masks_input(),
                 names_input(),
             ],
@@ -176,6 +176,10 @@ class SaveLayers(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix=None) -> bool | str:
+        return find_spec("psd_tools") is not None or NEEDS_PSD_TOOLS
+
+    @classmethod
     @accepting
     def execute(cls, layers, filename_prefix) -> io.NodeOutput:
         items = sorted(layers.get("layers", []), key=lambda item: item.get("z_index", 0))
@@ -197,6 +201,8 @@ def _to_layers(item: dict, number: int) -> list[Layer]:
     """A layer for each picture of an item's batch, as core shows it: masked (1) is transparent."""
     image, mask = item["image"], item.get("mask")
     alpha = image[..., 3] if image.shape[-1] == 4 else torch.ones_like(image[..., 0])
+    if mask is not None:
+        mask = to_masks("layers", mask)
     if mask is not None and len(mask) in (1, len(image)):
         shown = F.interpolate(1 - mask[:, None].to(alpha), size=alpha.shape[1:], mode="bilinear")
         alpha = alpha * shown[:, 0]

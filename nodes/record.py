@@ -14,6 +14,7 @@ from ..conceptattention_core.hosts.comfyui.upstream import Node, Upstream
 from ..conceptattention_core.maps import ORDERS, reduce
 from ..conceptattention_core.ranges import ACCEPTED, DEEP
 from ..conceptattention_core.recording import BUDGET_MIB, RecordSpec
+from ..conceptattention_core.texts import clean_text
 from .before import check_concepts, check_range, refusal
 from .door import accepting
 from .wires import (
@@ -142,9 +143,10 @@ def record_spec(
     memory: int,
     bounces: int = 0,
 ) -> RecordSpec:
-    """What Record Concepts was set to."""
+    """What Record Concepts was set to: from a graph, too, whose texts came through no door."""
+    wanted = parse(clean_text(concepts), background)
     method = Method(attend_to, space, bounces)
-    return RecordSpec(parse(concepts, background), tokens, method, blocks, memory)
+    return RecordSpec(wanted, tokens, method, clean_text(blocks), memory)
 
 
 def specs_of(upstream: Upstream) -> list[RecordSpec]:

@@ -8,6 +8,7 @@ import pytest
 
 from .graphs import changed, node, painting, picked, recorded
 
+LOCATE = "ConceptAttentionLocate"
 WRONG = "There is no concept named 'bird'. Recorded: balloon, sky, water."
 
 
@@ -61,6 +62,22 @@ ASKING = [
 @pytest.mark.parametrize("graph", ASKING, ids=["pick", "gate", "sheet"])
 def test_a_wrong_name_is_told_before_the_picture_is_painted(server, graph):
     assert WRONG in refused(server, graph)
+
+
+def test_a_name_that_locate_does_not_look_for_is_told_before_it_looks(server):
+    graph = asking("ConceptAttentionSheet", name="bird")
+    locate = server.object_info()[LOCATE]["input"]
+    widgets = {
+        name: kind[1]["default"]
+        for part in ("required", "optional")
+        for name, kind in locate.get(part, {}).items()
+        if "default" in (kind[1] if len(kind) > 1 else {})
+    }
+    links = {"model": ["demo", 0], "clip": ["demo", 1], "vae": ["demo", 2], "image": ["decode", 0]}
+    graph["maps"] = node(LOCATE, **{**widgets, **links, "concepts": "balloon, sky, water"})
+    assert WRONG in refused(server, graph)
+    graph["asks"]["inputs"]["name"] = "sky"
+    assert "end" in server.queue(graph).outputs
 
 
 def test_no_name_at_all_is_told_before_the_picture_is_painted(server):

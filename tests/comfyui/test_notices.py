@@ -3,6 +3,7 @@
 import asyncio
 import json
 import struct
+from typing import Any
 
 import aiohttp
 import folder_paths
@@ -29,7 +30,7 @@ def _output(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
 
 
-def shown_by(done: object) -> dict:
+def shown_by(done: Any) -> dict:
     view = done.ui
     return view if isinstance(view, dict) else view.as_dict() if view else {}
 
@@ -42,7 +43,7 @@ def halves() -> ConceptMaps:
     return reduce(Recording(scores, spec, Grid.of_latent(8, 8), ((0, 0),), ((0, 0),), "Tiny"))
 
 
-def draw(node: type, size: tuple[int, int], **given) -> tuple[object, str]:
+def draw(node: type, size: tuple[int, int], **given) -> tuple[Any, str]:
     """What a node does with a picture of this size, the maps being of 64 by 64; its notice."""
     given = {**defaults(node), "maps": halves(), "image": image(1, *size), **NAMED.get(node, {})}
     with torch.inference_mode():

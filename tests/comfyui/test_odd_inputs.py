@@ -10,11 +10,13 @@ import pytest
 import torch
 from comfy_api.latest import io
 from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.hosts.comfyui.patch import spec_of
+from conceptattention.conceptattention_core.hosts.comfyui.upstream import Node, Upstream
 from conceptattention.nodes import NODES
-from conceptattention.nodes.layers import CutOut, Layers, SaveMasks
+from conceptattention.nodes.layers import CutOut, Layers, SaveLayers, SaveMasks
 from conceptattention.nodes.locate import Locate
 from conceptattention.nodes.masks import Split
-from conceptattention.nodes.record import Maps
+from conceptattention.nodes.record import Maps, Record, specs_of
 from conceptattention.nodes.regions import Boxes, Regions
 
 from .test_nodes import TINY_FLUX, defaults, image, sampled
@@ -102,6 +104,19 @@ def test_every_node_with_a_mask_is_tried():
 @pytest.mark.parametrize("node", USES)
 def test_a_mask_of_any_shape_does_what_the_usual_one_does(node, shape):
     assert same(use(node, SHAPES[shape]()), use(node, box()))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_mask_of_any_shape_in_a_layer_does_what_the_usual_one_does(shape, output):
+    psd_tools = pytest.importorskip("psd_tools")
+
+    def save(mask: torch.Tensor) -> object:
+        item = {"image": image(1), "name": "sun", "mask": mask}
+        document = {"version": 1, "canvas": (56, 40), "layers": [item]}
+        return SaveLayers.execute(layers=document, filename_prefix="layers").result[0]
+
+    odd, usual = (psd_tools.PSDImage.open(save(one)) for one in (SHAPES[shape](), box()))
+    assert odd[0].topil().tobytes() == usual[0].topil().tobytes()
 
 
 def test_masks_of_a_batch_keep_their_order():
@@ -232,6 +247,29 @@ def stand_in_locate(model, clip, vae, pixels, spec, how):
     assert spec.concepts and how
     how.caption.encode()
     return hot_maps(1, 1).source
+
+
+@pytest.mark.parametrize("words", ["sky \ud83d, cat", "\x00sky,cat\x1b", "sky\u2028cat"])
+def test_a_graph_tells_the_words_that_were_recorded(words):
+    """Else what was recorded with them is not found by them."""
+    given = {**defaults(Record), "concepts": words}
+    recorded = Record.execute(model=TINY_FLUX.model(), clip=TINY_FLUX.clip(), **given).result[0]
+    graph = Upstream({"record": Node("ConceptAttentionRecord", given)})
+    assert specs_of(graph) == [spec_of(recorded)]
+
+
+@pytest.mark.parametrize(
+    ("widgets", "told"),
+    [
+        ({"concepts": ","}, "No concepts were given"),
+        ({"noise": "1.5"}, "between 0 (the picture) and 1"),
+        ({"noise": "\ud83d"}, "Noise levels"),
+        ({"blocks": "deep"}, "Could not read 'deep' as a range of blocks"),
+    ],
+)
+def test_locate_tells_at_once_what_it_cannot_use(widgets, told):
+    assert told in Locate.validate_inputs(**widgets)
+    assert Locate.validate_inputs(concepts="cat, sky", noise="0.3, 0.6", blocks="last half") is True
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])

@@ -313,6 +313,12 @@ def test_saving_layers_again_makes_another_file_and_leaves_the_first(output, psd
     assert paths[0].read_bytes() == before
 
 
+def test_without_psd_tools_save_layers_says_so_before_anything_runs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psd_tools", None)
+    told = SaveLayers.validate_inputs(filename_prefix="x")
+    assert told == "Layered files need psd-tools, which is not installed: pip install psd-tools"
+
+
 def test_without_psd_tools_save_layers_says_how_to_get_it(output, monkeypatch):
     monkeypatch.setitem(sys.modules, "psd_tools", None)  # as if it were not installed
     with pytest.raises(ConceptAttentionError, match="need psd-tools.*: pip install psd-tools$"):

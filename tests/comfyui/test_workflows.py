@@ -467,9 +467,8 @@ def test_both_outputs_of_sampler_custom_advanced_have_maps(server):
 # --- mistakes -------------------------------------------------------------------------------------
 
 NEVER_RECORDED = (
-    "No concepts were recorded for this latent. Connect the LATENT that comes straight from a "
-    "sampler whose MODEL went through Record Concepts; if it did, its recording was dropped to "
-    "save memory: run the sampler again, with another seed if it is cached."
+    "No Record Concepts lies before this latent: put it between the model and the sampler that "
+    "made it."
 )
 
 
@@ -489,26 +488,35 @@ def test_a_latent_of_the_model_before_record(server):
     assert message(server, graph, "maps") == NEVER_RECORDED
 
 
+def refusal(server, graph: dict[str, Any]) -> str:
+    """Why the server runs nothing of a graph whose only end are its masks."""
+    del graph["picture"]
+    with pytest.raises(server.PromptError) as refused:
+        server.queue(graph)
+    assert refused.value.result is None
+    return str(refused.value)
+
+
 def test_an_unknown_name(server):
     graph = {**painting(), "pick": picked("dragon")}
     graph["convert"] = node("MaskToImage", mask=["pick", 0])
-    expected = f"There is no concept named 'dragon'. Recorded: {WORDS}."
-    assert message(server, graph, "pick") == expected
+    expected = f"name - There is no concept named 'dragon'. Recorded: {WORDS}."
+    assert refusal(server, graph).endswith(expected)
 
 
 def test_no_concepts(server):
     graph = {**painting(), "record": recorded(" \n ")}
-    assert message(server, graph, "record") == (
-        "No concepts were given. Write one per line or comma-separated, for example "
+    assert (
+        "concepts - No concepts were given. Write one per line or comma-separated, for example "
         "'balloon, sun, lake: calm water'."
-    )
+    ) in refusal(server, graph)
 
 
 def test_a_model_without_record(server):
     graph = painting()
     graph["maps"]["inputs"]["model"] = ["demo", 0]
-    expected = "This MODEL did not go through Record Concepts."
-    assert message(server, graph, "maps") == expected
+    (told,) = server.queue(graph).outputs["maps"]["text"]
+    assert told.startswith("The connected MODEL did not go through Record Concepts and was ignored")
 
 
 def test_steps_that_were_not_sampled(server):
