@@ -28,44 +28,14 @@ say how to paint, to look, to read and to draw, none about files, pictures or ma
 What is given here wins over them.
 """
 
-OF_A_MODEL = frozenset(
-    [
-        "steps",
-        "guidance",
-        "true_cfg_scale",
-        "negative_prompt",
-        "height",
-        "width",
-        "frames",
-        "fps",
-        "size",
-        "noise",
-        "samples",
-        "megapixels",
-        "blocks",
-        "step_range",
-        "order",
-        "scale",
-        "temperature",
-        "tokens",
-        "attend",
-        "space",
-        "bounces",
-        "softmax",
-        "background",
-        "threshold",
-        "level",
-        "hard",
-        "contrast",
-        "no_edges",
-        "edges",
-        "fill_holes",
-        "islands",
-        "largest",
-        "grow",
-        "feather",
-    ]
-)
+OF_A_MODEL = {
+    "steps", "guidance", "true_cfg_scale", "negative_prompt", "height", "width", "frames", "fps",
+    "size", "noise", "samples", "megapixels",
+    "blocks", "step_range", "order", "scale", "temperature", "tokens", "attend", "space", "bounces",
+    "background", "softmax",
+    "threshold", "level", "hard", "contrast", "no_edges", "edges", "fill_holes", "islands",
+    "largest", "grow", "feather",
+}  # fmt: skip
 """What a model folder may have defaults for."""
 MOST_PIXELS = 4096
 """By which masks are grown or feathered."""
@@ -138,7 +108,7 @@ def add_full_size(group: Any) -> None:
     group.add_argument(
         "--full-size",
         action="store_true",
-        help=f"overlay and sheet as large as the picture; else {LARGEST_SIDE} pixels a side at most",
+        help=f"overlay and sheet as large as the picture, not {LARGEST_SIDE} pixels a side at most",
     )
 
 
