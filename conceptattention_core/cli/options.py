@@ -7,7 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from .. import ConceptAttentionError
 from ..attention import ATTEND, MOST_BOUNCES, SPACES
@@ -43,16 +43,32 @@ SEEDS = (-(2**63), 2**64 - 1)  # those of torch
 
 
 def say(text: str, to: TextIO | None = None) -> None:
-    """Print text on any terminal: what its encoding lacks becomes an escape."""
+    """Print text on any terminal: what it cannot show, or would obey, becomes an escape."""
     stream = sys.stdout if to is None else to
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    print(escape(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)
+
+
+def escape(text: str) -> str:
+    """Half surrogate pairs and control characters as escapes, ends of lines as they are."""
+    return "".join(
+        ascii(one)[1:-1] if one != "\n" and unicodedata.category(one) in ("Cc", "Cs") else one
+        for one in text
+    )
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose errors can be printed whatever was asked."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escape(message))
 
 
 def clean(text: str) -> str:
     """Text without what cannot be encoded or seen: half surrogate pairs and control characters."""
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")  # joins pairs
     return "".join(
-        one for one in text if one in "\t\n\r" or unicodedata.category(one) not in ("Cs", "Cc")
+        one for one in whole if one in "\t\n\r" or unicodedata.category(one) not in ("Cs", "Cc")
     )
 
 
