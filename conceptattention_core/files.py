@@ -101,7 +101,7 @@ def name_partial(place: Path) -> Path:
 def remove_partials(place: Path) -> None:
     """Remove what ended runs left beside `place`; only for who has claimed it."""
     own = f"{_digest(place.name)[:12]}."
-    earlier = f"{place.name}{PARTIAL}"  # before version 1.4
+    earlier = f"{place.name}{PARTIAL}"  # as version 0.1.0 called it
     for left in place.parent.glob(f"*{PARTIAL}"):
         if left.name == earlier or left.name.startswith(own):
             if left.is_dir():

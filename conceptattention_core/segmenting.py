@@ -147,7 +147,7 @@ def is_done(picture: PictureFile, out: Path, settings: Mapping[str, Any]) -> boo
 def _is_done_by_earlier_version(
     picture: PictureFile, folder: Path, report: dict[str, Any], html: bool
 ) -> bool:
-    """Before 1.4 a report named the picture's file and listed masks alone."""
+    """Version 0.1.0 named the picture's file and listed masks alone."""
     try:
         files = [*(f"{name}.png" for name in list_masks(report)), *OWN]
     except (KeyError, TypeError, AttributeError, IndexError):

@@ -136,3 +136,17 @@ def test_results_beside_their_pictures_never_become_pictures(pictures, tmp_path)
         assert not any(one.error for one in segment(todo, Locator(), pictures, SETTINGS))
     assert todo == []
     assert [one.name for one in list_pictures([pictures], without=pictures)] == ["0", "1"]
+
+
+@pytest.mark.parametrize("kind", ["pictures", "videos"])
+def test_of_what_was_painted_only_the_pictures_are_pictures(tmp_path, kind):
+    for file in ("image.png", "overlay.png", "masks/sky.png", "3/image.png", "3/sheet.png"):
+        paint(tmp_path / file, 9)
+    for file in ("3/labels/0000.png", "3/heatmaps/sky.png", "own/labels.png"):
+        paint(tmp_path / file, 9)
+    told = {kind: [{"folder": "."}, {"folder": "3"}]}
+    (tmp_path / "report.json").write_text(json.dumps(told))
+    found = {picture.name for picture in list_pictures([tmp_path])}
+    assert found == {"image", "3/image", "own/labels"}
+    (tmp_path / "report.json").write_text('{"pictures": [3, {}], "videos": 1}')
+    assert len(list_pictures([tmp_path])) == 8, "a report of somebody else"
