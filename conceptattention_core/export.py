@@ -151,8 +151,9 @@ def save_film(file: Path, images: Iterable[Picture], fps: float) -> None:
 
 def save_picture(image: Image.Image, file: Path) -> None:
     """Save a picture; what goes wrong on the disk names the file."""
+    large = image.width * image.height > 2**22
     with naming(file):
-        image.save(file)
+        image.save(file, compress_level=1 if large else 6)  # 1: a third of the time
 
 
 def _make_room(out: Path, name: str, frame: int | None) -> Path:

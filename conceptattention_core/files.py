@@ -14,7 +14,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ def name_partial(place: Path) -> Path:
 def remove_partials(place: Path) -> None:
     """Remove what ended runs left beside `place`; only for who has claimed it."""
     own = f"{_digest(place.name)[:12]}."
-    earlier = f"{place.name}{PARTIAL}"  # before version 1.4
+    earlier = f"{place.name}{PARTIAL}"  # as version 0.1.0 called it
     for left in place.parent.glob(f"*{PARTIAL}"):
         if left.name == earlier or left.name.startswith(own):
             if left.is_dir():
@@ -152,7 +152,7 @@ def have_sizes(folder: Path, sizes: Any) -> bool:
         return False
 
 
-def remove_files(folder: Path, names: Iterator[str] | list[str]) -> None:
+def remove_files(folder: Path, names: Iterable[str]) -> None:
     """Remove files below a folder, then the folders that they leave empty; nothing else."""
     top = folder.resolve()
     for name in names:
@@ -166,6 +166,15 @@ def remove_files(folder: Path, names: Iterator[str] | list[str]) -> None:
                 break
             with suppress(OSError):  # something is left in it
                 parent.rmdir()
+
+
+def move_files(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Move files below one folder to the same places below another."""
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).replace(target / name)
+    for folder in {(target / name).parent for name in names}:
+        sync(folder)
 
 
 @contextmanager

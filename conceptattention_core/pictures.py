@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from . import ConceptAttentionError
-from .export import LOOSE, file_names
+from .export import file_names
 from .files import CLAIMS, PARTIAL, check_regular, read_json, show
 
 Pixels = np.ndarray
@@ -25,6 +26,8 @@ NEED_A_PACKAGE = {
     ".avif": "pillow 11.3 or later",
 }
 """Endings of pictures that Pillow reads only with something else, and with what."""
+DRAWN = ("masks", "heatmaps", "overlay", "sheet", "labels")
+"""What is written beside a picture, as files and as folders of a video's frames."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -87,6 +90,7 @@ def list_pictures(paths: Iterable[Path], without: Path | None = None) -> list[Pi
 
 def _walk(top: Path, without: Path | None) -> Iterator[Path]:
     """The files below `top` that have a picture's ending and are nobody's results."""
+    result_folders: set[Path] = set()
     for name, folders, files in os.walk(top):
         folder = Path(name)
         results = folder.resolve() == without or "segment.json" in files
@@ -95,10 +99,24 @@ def _walk(top: Path, without: Path | None) -> Iterator[Path]:
             continue
         folders[:] = [one for one in folders if one != CLAIMS and not one.endswith(PARTIAL)]
         told = read_json(folder / "report.json") if "report.json" in files else None
-        if isinstance(told, dict) and "settings" in told:  # of a picture whose name the folder has
-            folders[:] = [one for one in folders if one not in ("masks", "heatmaps")]
-            files = [one for one in files if Path(one).stem not in LOOSE]
+        result_folders |= _list_results(folder, told)
+        if folder in result_folders:
+            folders[:] = [one for one in folders if one not in DRAWN]
+            files = [one for one in files if Path(one).stem not in DRAWN]
         yield from (folder / one for one in files if _has_pictures_ending(folder / one))
+
+
+def _list_results(folder: Path, report: Any) -> set[Path]:
+    """The folders of which a report tells: that of a picture, or those of what was painted."""
+    if not isinstance(report, dict):
+        return set()
+    if "settings" in report:
+        return {folder}
+    painted = report.get("pictures") or report.get("videos")
+    found = painted if isinstance(painted, list) else []
+    return {
+        folder / str(one["folder"]) for one in found if isinstance(one, dict) and "folder" in one
+    }
 
 
 def _has_pictures_ending(file: Path) -> bool:

@@ -28,6 +28,7 @@ from .files import (
     hash_file,
     have_sizes,
     list_sizes,
+    move_files,
     name_partial,
     naming,
     read_json,
@@ -146,7 +147,7 @@ def is_done(picture: PictureFile, out: Path, settings: Mapping[str, Any]) -> boo
 def _is_done_by_earlier_version(
     picture: PictureFile, folder: Path, report: dict[str, Any], html: bool
 ) -> bool:
-    """Before 1.4 a report named the picture's file and listed masks alone."""
+    """Version 0.1.0 named the picture's file and listed masks alone."""
     try:
         files = [*(f"{name}.png" for name in list_masks(report)), *OWN]
     except (KeyError, TypeError, AttributeError, IndexError):
@@ -349,9 +350,4 @@ def install(partial: Path, place: Path, report: dict[str, Any]) -> None:
         old = dict.fromkeys([*(f"{name}.png" for name in masks), *OWN], 0)
     write_json(place / REPORT, {"settings": "", "files": {**old, **report["files"]}})
     remove_files(place, [name for name in old if name not in report["files"]])
-    for name in (*report["files"], REPORT):
-        target = place / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (partial / name).replace(target)
-    for folder in {(place / name).parent for name in (*report["files"], REPORT)}:
-        sync(folder)
+    move_files(partial, place, [*report["files"], REPORT])

@@ -54,7 +54,7 @@ def _fail(message: str) -> int:
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         PROGRAM, description="Masks for words, read from the attention of a diffusion transformer."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -20,6 +20,7 @@ from ..concepts import parse
 from ..files import (
     claim,
     list_sizes,
+    move_files,
     name_partial,
     naming,
     remove_partials,
@@ -239,14 +240,10 @@ def _generate(asked: argparse.Namespace, spec: RecordSpec, partial: Path) -> Non
         },
         "versions": dict(models.list_versions()),
     }
-    text = to_json(report)
-    files = list_sizes(partial)
+    text, files = to_json(report), list_sizes(partial)
     sync_tree(partial)
     remove_earlier(asked.out)  # only now: the new ones are there
-    for name in files:
-        target = asked.out / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (partial / name).replace(target)
+    move_files(partial, asked.out, files)
     write_text(asked.out / REPORT, text)
     for found in made:
         _tell(asked.out / found["folder"], found["concepts"])

@@ -75,7 +75,9 @@ def load(model: str, device: str, dtype: "torch.dtype") -> Any:
     try:
         with _hear_warnings() as told:
             config: Any = diffusers.DiffusionPipeline.load_config(model)
-            pipe = _choose_loader(model, str(config.get("_class_name"))).from_pretrained(
+            if not (isinstance(config, dict) and isinstance(config.get("_class_name"), str)):
+                raise ValueError("its model_index.json names no class of a pipeline.")
+            pipe = _choose_loader(model, config["_class_name"]).from_pretrained(
                 model, **{keyword: dtype}
             )
         if random := [text for text in told if "newly initialized" in text]:

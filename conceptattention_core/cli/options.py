@@ -7,7 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from .. import ConceptAttentionError
 from ..attention import ATTEND, MOST_BOUNCES, SPACES
@@ -28,44 +28,14 @@ say how to paint, to look, to read and to draw, none about files, pictures or ma
 What is given here wins over them.
 """
 
-OF_A_MODEL = frozenset(
-    [
-        "steps",
-        "guidance",
-        "true_cfg_scale",
-        "negative_prompt",
-        "height",
-        "width",
-        "frames",
-        "fps",
-        "size",
-        "noise",
-        "samples",
-        "megapixels",
-        "blocks",
-        "step_range",
-        "order",
-        "scale",
-        "temperature",
-        "tokens",
-        "attend",
-        "space",
-        "bounces",
-        "softmax",
-        "background",
-        "threshold",
-        "level",
-        "hard",
-        "contrast",
-        "no_edges",
-        "edges",
-        "fill_holes",
-        "islands",
-        "largest",
-        "grow",
-        "feather",
-    ]
-)
+OF_A_MODEL = {
+    "steps", "guidance", "true_cfg_scale", "negative_prompt", "height", "width", "frames", "fps",
+    "size", "noise", "samples", "megapixels",
+    "blocks", "step_range", "order", "scale", "temperature", "tokens", "attend", "space", "bounces",
+    "background", "softmax",
+    "threshold", "level", "hard", "contrast", "no_edges", "edges", "fill_holes", "islands",
+    "largest", "grow", "feather",
+}  # fmt: skip
 """What a model folder may have defaults for."""
 MOST_PIXELS = 4096
 """By which masks are grown or feathered."""
@@ -73,16 +43,32 @@ SEEDS = (-(2**63), 2**64 - 1)  # those of torch
 
 
 def say(text: str, to: TextIO | None = None) -> None:
-    """Print text on any terminal: what its encoding lacks becomes an escape."""
+    """Print text on any terminal: what it cannot show, or would obey, becomes an escape."""
     stream = sys.stdout if to is None else to
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    print(escape(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)
+
+
+def escape(text: str) -> str:
+    """Half surrogate pairs and control characters as escapes, ends of lines as they are."""
+    return "".join(
+        ascii(one)[1:-1] if one != "\n" and unicodedata.category(one) in ("Cc", "Cs") else one
+        for one in text
+    )
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose errors can be printed whatever was asked."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escape(message))
 
 
 def clean(text: str) -> str:
     """Text without what cannot be encoded or seen: half surrogate pairs and control characters."""
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")  # joins pairs
     return "".join(
-        one for one in text if one in "\t\n\r" or unicodedata.category(one) not in ("Cs", "Cc")
+        one for one in whole if one in "\t\n\r" or unicodedata.category(one) not in ("Cs", "Cc")
     )
 
 
@@ -138,7 +124,7 @@ def add_full_size(group: Any) -> None:
     group.add_argument(
         "--full-size",
         action="store_true",
-        help=f"overlay and sheet as large as the picture; else {LARGEST_SIDE} pixels a side at most",
+        help=f"overlay and sheet as large as the picture, not {LARGEST_SIDE} pixels a side at most",
     )
 
 
