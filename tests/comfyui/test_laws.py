@@ -785,7 +785,9 @@ def test_a_clip_without_t5_is_refused_with_what_to_do():
             return {"l": super().tokenize(text)["l"]}
 
     tiny = replace(TINY["Flux.1"], clip=OnlyClip)
-    with pytest.raises(ConceptAttentionError, match="with 't5xxl'; this CLIP, OnlyClip with l, has"):
+    with pytest.raises(
+        ConceptAttentionError, match="with 't5xxl'; this CLIP, OnlyClip with l, has"
+    ):
         tiny.recorded()
 
 
