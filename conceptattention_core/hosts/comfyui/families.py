@@ -15,6 +15,7 @@ from .ernie import Ernie
 from .family import Family
 from .flux import Flux
 from .flux2 import Flux2
+from .foreign import ALTERED, pack_of
 from .hidream import HiDream
 from .hunyuan import Hunyuan
 from .ideogram4 import Ideogram4
@@ -69,7 +70,10 @@ def find(model: nn.Module) -> Family:
     blocks = blocks_of(type(model))
     if blocks is not None:
         return Rerun(model, blocks)
+    pack = pack_of(type(model))
     raise ConceptAttentionError(
-        f"Concept attention needs joint text-image attention. Got {type(model).__name__}; "
+        f"Concept attention needs joint text-image attention. Got {type(model).__name__}"
+        f"{f' of {pack}' if pack else ''}; "
         f"supported: {', '.join(family.name for family in FAMILIES)}."
+        f"{f' {ALTERED}' if pack else ''}"
     )

@@ -21,9 +21,10 @@ from ... import ConceptAttentionError
 from ...locating import Enough
 from ...ranges import select
 from ...recording import Recording, RecordSpec, board
-from .blocks import hook_blocks, patch_blocks
+from .blocks import hook_blocks, hook_where_patches_are_ignored, patch_blocks
 from .encoder import embed
 from .families import find
+from .guard import Guard
 from .run import Call, Forward, Run, Tour
 from .store import STORE, Silence
 
@@ -86,29 +87,42 @@ def _around_sampling(tour: Tour, file: File, live: "Live | None") -> Callable[..
         executor, noise, latent_image, sampler, sigmas, mask=None, callback=None, *args, **kwargs
     ):
         guider = executor.class_obj
-        network = guider.model_patcher.get_model_object("diffusion_model")
-        positive = [prompt["uuid"] for prompt in guider.conds.get("positive", [])]
-        run = Run(tour, network, noise.shape, sigmas, positive)
-        view = None if live is None else live.begin()
+        guard, preview = Guard(tour.family.name), Guard(tour.family.name)
+        run = options = view = None
         denoised = []
+        with guard():
+            network = guider.model_patcher.get_model_object("diffusion_model")
+            positive = [prompt["uuid"] for prompt in guider.conds.get("positive", [])]
+            run = Run(tour, network, noise.shape, sigmas, positive, guard)
+            options = guider.model_options["transformer_options"]  # this guider's, for this run
+            options[KEY] = run
+        if run is not None and live is not None:
+            with preview():
+                view = live.begin()
 
         def keep_denoised(i, x0, x, total):
             denoised[:] = [x0]
             if callback is not None:
                 callback(i, x0, x, total)
-            if view is not None:
-                view.show(i, total, run.heard)
+            if run is not None and view is not None and preview.reason is None:
+                with preview():
+                    view.show(i, total, run.heard)
 
-        options = guider.model_options["transformer_options"]  # this guider's, for this run
-        options[KEY] = run
         try:
             latent = executor(
                 noise, latent_image, sampler, sigmas, mask, keep_denoised, *args, **kwargs
             )
         finally:
-            del options[KEY]
-        made = [guider.model_patcher.model.process_latent_out(x0.float()) for x0 in denoised]
-        file([latent, *made], run.heard())
+            if options is not None:
+                options.pop(KEY, None)
+        with guard():
+            model = guider.model_patcher.model
+            made = [model.process_latent_out(x0.float()) for x0 in denoised]
+            if run is not None:
+                file([latent, *made], run.end())
+        if guard.reason is not None:
+            with guard():
+                file([latent], Silence(tour.spec, guard.reason))
         return latent
 
     return around_sampling
@@ -117,32 +131,53 @@ def _around_sampling(tour: Tour, file: File, live: "Live | None") -> Callable[..
 def _around_model(
     executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds
 ):
-    options = dict(transformer_options or {})
-    run = options.get(KEY)
-    kinds = options.get("cond_or_uncond", [])
-    chunks = [] if run is None else run.find_positive(kinds, options.get("uuids", []))
-    if run is None or not chunks:
+    run = None if transformer_options is None else transformer_options.get(KEY)
+    if run is None or run.guard.reason is not None:
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
-    network = executor.class_obj.diffusion_model
-    shown = run.look(x, len(kinds), options.get("context_window"))
-    if shown is None or not run.knows(network):
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
-    # what ComfyUI tells the network of the noise level
-    timesteps = executor.class_obj.model_sampling.timestep(t).float()
+    options: dict[str, Any] = dict(transformer_options or {})
+    forward: Forward | None = None
     given = {**conds, "x": x, "t": t, "c_concat": c_concat, "c_crossattn": c_crossattn}
-    call = Call(executor.original, given, dict(options))
-    forward = Forward(run, network, shown, chunks, call, timesteps)
-    with _uncompiled(), ExitStack() as hooks:
-        if run.tour.family.arguments:
-            hook_blocks(forward, network, hooks)
-        else:
-            patch_blocks(forward, options)
+    with ExitStack() as hooks:
+        with run.guard():
+            forward = _listen(run, executor, given, options, hooks)
+        if forward is None:
+            hooks.close()
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
         try:
             out = executor(x, t, c_concat, c_crossattn, control, options, **conds)
         except Enough:
             out = torch.zeros_like(x)
-    run.add(forward, options["sigmas"], options["sample_sigmas"])
+    with run.guard():
+        run.add(forward, options["sigmas"], options["sample_sigmas"])
     return out
+
+
+def _listen(
+    run: Run, executor: Any, given: dict[str, Any], options: dict[str, Any], hooks: ExitStack
+) -> Forward | None:
+    """Let the concepts into a call of the model, if it shows the whole for a positive prompt.
+
+    `options` are the call's own; what is hung on its modules is taken off when `hooks` are closed.
+    """
+    kinds = options.get("cond_or_uncond", [])
+    chunks = run.find_positive(kinds, options.get("uuids", []))
+    if not chunks:
+        return None
+    network = executor.class_obj.diffusion_model
+    shown = run.look(given["x"], len(kinds), options.get("context_window"))
+    if shown is None or not run.knows(network):
+        return None
+    # what ComfyUI tells the network of the noise level
+    timesteps = executor.class_obj.model_sampling.timestep(given["t"]).float()
+    call = Call(executor.original, given, dict(options))
+    forward = Forward(run, network, shown, chunks, call, timesteps)
+    hooks.enter_context(_uncompiled())
+    if run.tour.family.arguments:
+        hook_blocks(forward, network, hooks)
+    else:
+        patch_blocks(forward, options)
+        hook_where_patches_are_ignored(forward, network, hooks)
+    return forward
 
 
 def _uncompiled() -> AbstractContextManager:

@@ -1,7 +1,8 @@
 """A sampling run that is listened to: born when it starts, gone when it ends."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import logging
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from threading import Lock
 from typing import Any
@@ -15,6 +16,8 @@ from ...attention import ImageVectors, step
 from ...locating import Enough
 from ...recording import Recorder, Recording, RecordSpec
 from .family import Family, Layout, Ride
+from .foreign import ALTERED, find_pack
+from .guard import Guard, own_copy
 from .shown import Film, Shown, look
 from .store import Silence
 
@@ -24,6 +27,15 @@ PARTS = (
     "batch, as by tiled sampling, context windows or prompts for areas. Concepts are heard where "
     "it sees the whole: sample without these, or let one prompt be for the whole picture."
 )
+REPLACED = (
+    "Nothing was captured while {model} sampled: {pack} runs it, or its blocks, with code of its "
+    "own. " + ALTERED
+)
+MISSED = (
+    "%s was recorded in %d of its %d calls: in the others not every block was seen. A cache of "
+    "blocks leaves some out, and a compiled graph runs them unseen."
+)
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,8 +60,9 @@ class Run:
         latent_shape: torch.Size,
         sigmas: Tensor,
         prompts: list[Any],
+        guard: Guard,
     ):
-        self.tour, self.latent_shape = tour, latent_shape
+        self.tour, self.latent_shape, self.guard = tour, latent_shape, guard
         self.prompts = prompts  # the names of the positive ones
         _, _, *latents, h, w = latent_shape
         self.grid = tour.family.grid(network, h, w, *latents)
@@ -59,7 +72,8 @@ class Run:
         self.depth = len(tour.family.blocks(network))
         self.film: Film | None = None
         self.saw_whole = self.saw_part = False
-        self.refusal: str | None = None
+        self.calls = self.missed = 0  # forwards of the whole, and those that missed blocks
+        self.pack: str | None = None  # whose code was seen in the place of ComfyUI's
         self.lock = Lock()  # on several devices, prompts are in threads of their own
 
     def find_positive(self, kinds: list[int], prompts: list[Any]) -> list[int]:
@@ -81,14 +95,26 @@ class Run:
     def knows(self, network: nn.Module) -> bool:
         """Whether all blocks are there: packs that cache the first put one module for them all."""
         try:
-            return len(self.tour.family.blocks(network)) == self.depth
+            known = len(self.tour.family.blocks(network)) == self.depth
         except AttributeError:
-            return False
+            known = False
+        if not known:
+            self.look_for_packs(network)
+        return known
+
+    def look_for_packs(self, network: nn.Module) -> None:
+        """Note whose code runs a model in which blocks were missed."""
+        if self.pack is None:
+            with suppress(AttributeError):
+                self.pack = find_pack(network, self.tour.family.blocks(network))
 
     def add(self, forward: "Forward", sigma: Tensor, schedule: Tensor) -> None:
         """Keep a forward in which the concepts got through every block."""
         self.saw_whole = True
+        self.calls += 1
         if len(forward.scores) != len(self.tour.blocks):
+            self.missed += 1
+            self.look_for_packs(forward.network)
             return
         with self.lock:
             self._keep(forward, sigma, schedule)
@@ -110,25 +136,28 @@ class Run:
             self.recorder.add(self.film.step, self.film.scores())
         self.film = None
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """What concepts cannot do is no fault of the picture: it is told where maps are read."""
-        try:
-            yield
-        except ConceptAttentionError as refusal:
-            self.refusal = str(refusal)
-
     def heard(self) -> "Recording | Silence":
-        if self.refusal is not None:
-            return Silence(self.tour.spec, self.refusal)
+        """What was recorded so far, or why nothing was."""
+        if self.guard.reason is not None:
+            return Silence(self.tour.spec, self.guard.reason)
         self.develop()
         try:
             return self.recorder.finish()
         except ConceptAttentionError as nothing:  # the picture is fine: say it where maps are read
-            reason = str(nothing)
-            if self.saw_part and not self.saw_whole:
-                reason = PARTS.format(model=self.tour.family.name)
-            return Silence(self.tour.spec, reason)
+            return Silence(self.tour.spec, self._why(str(nothing)))
+
+    def end(self) -> "Recording | Silence":
+        """The same at the end of the run, which tells of the calls that were missed."""
+        heard = self.heard()
+        if self.missed and isinstance(heard, Recording):
+            LOG.warning(MISSED, self.tour.family.name, self.calls - self.missed, self.calls)
+        return heard
+
+    def _why(self, nothing: str) -> str:
+        model = self.tour.family.name
+        if self.saw_part and not self.saw_whole:
+            return PARTS.format(model=model)
+        return nothing if self.pack is None else REPLACED.format(model=model, pack=self.pack)
 
 
 @dataclass(frozen=True)
@@ -154,6 +183,8 @@ class Call:
 class Forward:
     """One call of the model: the concepts on their way through its blocks.
 
+    What it does is done in `run.guard`.
+
     Nothing in it leads back to it, so that its tensors are gone as soon as the call is over.
     """
 
@@ -177,20 +208,19 @@ class Forward:
 
     def arrives(self, index: int, args: dict[str, Any]) -> Arrival | None:
         """The concepts before a block called with `args`, if they are due; block 0 lets them in."""
-        if self.run.refusal is not None:
+        if self.run.guard.reason is not None:
             return None
-        with self.run.listening():
-            family = self.run.tour.family
-            if index == 0 and self.ride is None:
-                own = {name: self.positive(value) for name, value in args.items()}
-                timesteps = self.positive(self.timesteps)
-                conds = {**self.given(), "timesteps": timesteps, "again": self.again}
-                self.ride = family.enter(self.network, self.run.tour.rows, own, conds)
-                self.concepts = self.ride.concepts
-                self.mean = self.mean.to(self.concepts)
-            if self.ride is not None and index == self.at:
-                layout = family.layout(self.network, args, self.shown.grid, self.ride)
-                return Arrival(index, layout, self.positive(family.told(args)))
+        family = self.run.tour.family
+        if index == 0 and self.ride is None:
+            own = {name: own_copy(self.positive(value)) for name, value in args.items()}
+            timesteps = self.positive(self.timesteps)
+            conds = {**self.given(), "timesteps": timesteps, "again": self.again}
+            self.ride = family.enter(self.network, self.run.tour.rows, own, conds)
+            self.concepts = self.ride.concepts
+            self.mean = self.mean.to(self.concepts)
+        if self.ride is not None and index == self.at:
+            layout = family.layout(self.network, args, self.shown.grid, self.ride)
+            return Arrival(index, layout, self.positive(family.told(args)))
         return None
 
     def step(self, arrived: Arrival, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
@@ -220,14 +250,13 @@ class Forward:
         if arrived.index != self.at or ride is None or concepts is None:
             return
         tour = self.run.tour
-        with self.run.listening():
-            block = ride.block(arrived.index, arrived.told)
-            self.concepts, scores = step(block, concepts, image(ride), self.mean, tour.spec.method)
-            if arrived.index in tour.blocks:
-                self.scores.append(
-                    rearrange(scores, "(chunk b) c p -> chunk b c p", b=self.size).mean(0)
-                )
-            self.at += 1
+        block = ride.block(arrived.index, arrived.told)
+        self.concepts, scores = step(block, concepts, image(ride), self.mean, tour.spec.method)
+        if arrived.index in tour.blocks:
+            self.scores.append(
+                rearrange(scores, "(chunk b) c p -> chunk b c p", b=self.size).mean(0)
+            )
+        self.at += 1
         if tour.stops and self.at == tour.blocks.stop:
             raise Enough
 
