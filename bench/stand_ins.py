@@ -1,4 +1,4 @@
-"""Nodes that `bench.workflows` puts in place of model loaders, and nodes that keep what it compares.
+"""Nodes that `bench.workflows` puts in place of loaders, and nodes that keep what it compares.
 
 A ComfyUI server loads this file as a pack of its own. Models are those of the law tests: ComfyUI's
 real classes with random weights.
@@ -82,7 +82,7 @@ class TinyModels:
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         return {"required": {"family": (list(HERE),)}}
 
     def load(self, family: str) -> tuple[Any, Encoder, Pictures]:

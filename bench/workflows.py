@@ -93,7 +93,7 @@ class Outcome:
         return self.baseline == OK and (self.bits != 0 or self.maps != OK)
 
 
-class CannotRun(Exception):
+class CannotRunError(Exception):
     """Why a workflow is not for this harness; its text is the reason."""
 
 
@@ -184,7 +184,7 @@ def with_record(prompt: Prompt, samplers: dict[str, int]) -> Prompt:
     changed = copy.deepcopy(prompt)
     clips = [one["inputs"]["clip"] for one in prompt.values() if "clip" in links(one)]
     if not clips:
-        raise CannotRun("no CLIP in this graph reads words")
+        raise CannotRunError("no CLIP in this graph reads words")
     takers = {source for name in samplers for source in before(prompt, name)} & {
         name
         for name, one in prompt.items()
@@ -260,14 +260,14 @@ def try_prompt(server: Server, known: dict[str, Any], file: str, prompt: Prompt)
     """One workflow in API form: as it is, recorded, and with maps."""
     missing = sorted({one["class_type"] for one in prompt.values()} - {*known, *LOADERS})
     if missing:
-        raise CannotRun(f"nodes that are not here: {', '.join(missing)}")
+        raise CannotRunError(f"nodes that are not here: {', '.join(missing)}")
     graph = at_toy_size(prompt)
     family = family_of(prompt) if "models" in graph else "demo"
     if (
         family != "demo"
         and family not in known["BenchTinyModels"]["input"]["required"]["family"][0]
     ):
-        raise CannotRun(f"this ComfyUI has no {family}")
+        raise CannotRunError(f"this ComfyUI has no {family}")
     plain = unrecorded(graph)
     # A sampler that builds on masks of an earlier one has no run without them.
     samplers = {
@@ -276,7 +276,7 @@ def try_prompt(server: Server, known: dict[str, Any], file: str, prompt: Prompt)
         if not any(plain[one]["class_type"] in (MAPS, LOCATE) for one in before(plain, name))
     }
     if not samplers:
-        raise CannotRun("no node samples with a MODEL")
+        raise CannotRunError("no node samples with a MODEL")
     baseline, first = run(server, kept(plain, samplers, "plain"))
     if first is None:
         return Outcome(file, family, baseline)
@@ -287,7 +287,7 @@ def try_prompt(server: Server, known: dict[str, Any], file: str, prompt: Prompt)
     pairs = zip(latents(server, first, samplers), latents(server, second, samplers), strict=True)
     bits = sum(changed_bits(one, other) for one, other in pairs)
     pictures = [second.outputs[f"keep {sampler}"]["pictures"][0] for sampler in samplers]
-    read, mapped = kept(graph, samplers, "recorded"), "ok"
+    read = kept(graph, samplers, "recorded")
     for sampler, slot in samplers.items():
         read[f"maps {sampler}"] = maps([sampler, slot])
         read[f"count {sampler}"] = node("BenchCountMaps", maps=[f"maps {sampler}", 0])
@@ -305,31 +305,31 @@ def try_file(server: Server, known: dict[str, Any], file: Path, page: Any = None
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise CannotRun(f"no JSON: {error}") from error
+            raise CannotRunError(f"no JSON: {error}") from error
         if isinstance(found, dict) and isinstance(found.get("nodes"), list):
             found = translate(page, found)
         nodes = found.values() if isinstance(found, dict) else ()
         fine = [isinstance(one, dict) and {"class_type", "inputs"} <= {*one} for one in nodes]
         if not fine or not all(fine):
-            raise CannotRun("no workflow")
+            raise CannotRunError("no workflow")
         return try_prompt(server, known, file.name, found)
-    except CannotRun as reason:
+    except CannotRunError as reason:
         return Outcome(file.name, baseline=str(reason))
 
 
 def translate(page: Any, workflow: dict[str, Any]) -> Prompt:
     """What ComfyUI's page makes of a workflow when Run is pressed."""
     if page is None:
-        raise CannotRun("saved by the page; COMFYUI_BROWSER names a Chromium to translate it")
+        raise CannotRunError("saved by the page; COMFYUI_BROWSER names a Chromium to translate it")
     try:
         page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
         prompt = page.evaluate("app.graphToPrompt().then(prompt => prompt.output)")
     except Exception as error:  # playwright's own, which is not always installed
         lines = str(error).splitlines() or [type(error).__name__]
-        raise CannotRun(f"the page cannot translate it: {lines[0][:120]}") from error
+        raise CannotRunError(f"the page cannot translate it: {lines[0][:120]}") from error
     known = {name: one for name, one in prompt.items() if one.get("class_type")}
     if len(known) < len(prompt):
-        raise CannotRun("nodes that are not here")
+        raise CannotRunError("nodes that are not here")
     return known
 
 
