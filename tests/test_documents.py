@@ -49,6 +49,37 @@ def test_tables_of_the_evaluation_are_its_results():
         assert (report["pictures"], settings["model"]) == (200, "demo/model")
 
 
+def test_the_readme_counts_what_recording_costs():
+    """The table of FLOPs is what `bench.flops` wrote, and stands before all seconds."""
+    text = read(ROOT / "README.md")
+    costs = text[text.index("## What it costs") :]
+    counted = json.loads(read(ROOT / "bench" / "results" / "flops.json"))
+    shown = [row for row in rows(costs) if row[0] in {one["size"] for one in counted}]
+    assert shown == [
+        [
+            one["size"],
+            str(one["tokens"]),
+            str(one["concepts"]),
+            f"{one['plain'] / 1e12:.3f} TFLOP",
+            f"**{one['recorded'] / one['plain']:.4f}**",
+            f"{one['papers_way'] / one['plain']:.4f}",
+        ]
+        for one in counted
+    ]
+    assert {(one["size"], one["tokens"], one["concepts"]) for one in counted} >= {
+        (size, tokens, 8) for size in ("middle", "true Flux.1") for tokens in (1024, 4096)
+    }
+    assert costs.index("TFLOP") < costs.index("In seconds")
+
+
+def test_ratios_of_seconds_that_may_be_1_are_called_noise():
+    costs = read(ROOT / "README.md").partition("## What it costs")[2].partition("\n## ")[0]
+    ranges = re.findall(r"\d\.\d{3}\*{0,2} \((\d\.\d{3})-(\d\.\d{3})(, noise)?\)", costs)
+    assert len(ranges) >= 12
+    for low, high, noise in ranges:
+        assert bool(noise) == (float(low) <= 1 <= float(high)), (low, high)
+
+
 def options(settings: dict[str, Any]) -> set[str]:
     """What a run of `evaluate` was told beside its data: all that is not the protocol's."""
     changes = {name: value for name, value in settings["changes"].items() if value is not None}

@@ -20,6 +20,8 @@ if COMFYUI is None:
     collect_ignore_glob = ["test_*.py"]
 else:
     sys.path.insert(0, COMFYUI)
+    # For bench. Behind ComfyUI's own folder: before it our nodes/ would hide its nodes.py.
+    sys.path.append(str(Path(__file__).resolve().parents[2]))
     import comfy.cli_args
     import torch
 

@@ -71,7 +71,7 @@ class Server:
         # Tests may sit inside another event loop (playwright runs one): this thread has its own.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="comfyui client")
         for name in ("custom_nodes", "input", "output", "temp", "user"):
-            (folder / name).mkdir(parents=True)
+            (folder / name).mkdir(parents=True, exist_ok=True)
         link_pack(folder / "custom_nodes" / PACK)
         stand_in = make_torchaudio_stand_in(folder / "stand-in")
         path = [str(stand_in) if stand_in else "", os.environ.get("PYTHONPATH", "")]
