@@ -65,7 +65,7 @@ def record(
             ("check_inputs", listener.prompts.hear_inputs),
             ("encode_prompt", listener.prompts.hear_encoded),
         ):
-            hooks.enter_context(hear_method(pipe, name, listener.hook(hook)))
+            hooks.enter_context(hear_method(pipe, name, listener.hook(hook, before_run=True)))
         yield listener
 
 
@@ -131,10 +131,12 @@ class Ears:
         self, index: int, name: str, layer: nn.Module, args: tuple, output: Tensor
     ) -> None:
         if self.forward is not None:
+            self.forward.check(index, name, layer)
             self.forward.hear(index, name, output)
 
     def before_output_projection(self, index: int, layer: nn.Module, args: tuple) -> None:
         if self.forward is not None:
+            self.forward.check(index, "to_out", layer)
             self.forward.step(index, args[0])
 
 
@@ -148,7 +150,10 @@ class Listener(Ears):
         self.prompts = Prompts()
         self.run: Run | None = None
         self.trouble: str | None = None  # why the last run has no maps
+        self._unread: str | None = None  # what went wrong since, before the next one
+        self._timesteps: Any = None  # of the last run's schedule
         self._recording: Recording | None = None
+        self._closed = False
         self._hung: list[RemovableHandle] = []  # on blocks, for the length of a call
 
     def recording(self) -> Recording:
@@ -175,24 +180,32 @@ class Listener(Ears):
         now = type(self.pipe.transformer).__name__
         return f"{said}; its transformer was replaced meanwhile (now {now}): replace it before."
 
-    def hook(self, function: Callable[..., None]) -> Callable[..., None]:
+    def hook(
+        self, function: Callable[..., None], *, before_run: bool = False
+    ) -> Callable[..., None]:
         """What fails while listening costs no picture: it is told where the maps are asked for."""
         hear = super().hook(function)
 
         def guarded(*args: Any, **kwargs: Any) -> None:
+            if self._closed:  # a copy that was made meanwhile has kept the hook
+                return
             try:
                 hear(*args, **kwargs)
             except Exception as error:
                 if self.strict:
                     raise
                 self.forward = None
-                family = self.tour.family.name
-                self.trouble = self.trouble or describe(error, family, self.pipe)
+                said = describe(error, self.tour.family.name, self.pipe)
+                if before_run:
+                    self._unread = self._unread or said
+                else:
+                    self.trouble = self.trouble or said
 
         return guarded
 
     def rest(self) -> None:
         """Let go of everything but the scores."""
+        self._closed = True
         self._unhang()
         self.forward = None
         self.prompts.forget()
@@ -207,18 +220,32 @@ class Listener(Ears):
     def before_call(self, transformer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self._unhang()  # where an exception ended the last call
         self.forward = None
+        if self._is_over(transformer, args, kwargs):
+            self.run = self._recording = None
+            self.trouble, self._unread = self._unread, None
+            self._timesteps = self.pipe.scheduler.timesteps
+            self.run = self._begin(transformer, _named(transformer, args, kwargs))
+        if self.run is None or self.trouble is not None:
+            return
         call = _named(transformer, args, kwargs)
-        blocks = list(self.tour.family.blocks(transformer))
-        if self.run is None or not self.run.goes_on(self.pipe, call):
-            self.run = self.trouble = self._recording = None
-            refuse_compiled(transformer, blocks)  # since recording began
-            self.prompts.begin_run()
-            self.run = Run(self.tour, self.pipe, call, self.prompts)
-        if self.trouble is None and (rows := self.run.rows(call)):
+        if rows := self.run.rows(call):
+            blocks = list(self.tour.family.blocks(transformer))
             self._hung += hang_on_blocks(self, blocks)
             self.forward = Forward(
                 self.tour, self.run.grid, transformer, call, len(rows), rows=rows, blocks=blocks
             )
+
+    def _is_over(self, transformer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Whether the last run is, so that a call begins the next one."""
+        if self._timesteps is None or self.pipe.scheduler.timesteps is not self._timesteps:
+            return True
+        # one that could not begin lasts as long as its schedule
+        return self.run is not None and self.run.is_over(_named(transformer, args, kwargs))
+
+    def _begin(self, transformer: nn.Module, call: Mapping[str, Any]) -> Run:
+        refuse_compiled(transformer, self.tour.family.blocks(transformer))  # meanwhile
+        self.prompts.begin_run()
+        return Run(self.tour, self.pipe, call, self.prompts)
 
     def after_call(self, transformer: nn.Module, args: tuple, output: Any) -> None:
         forward, self.forward = self.forward, None
@@ -275,7 +302,19 @@ class Forward:
             start = family.before_patches(self.call, args)  # references come after
             self.patches = slice(start, start + self.grid.patches)
 
+    def check(self, index: int, name: str, layer: nn.Module) -> None:
+        """Raise where a layer that is heard has been replaced since it was hung on."""
+        if self.blocks is None:
+            return
+        now: Any = getattr(self.tour.family.attention(self.blocks[index]), name, None)
+        if layer is not (now[0] if isinstance(now, nn.ModuleList) else now):
+            raise ConceptAttentionError(
+                f"{name} of block {index} was replaced while the transformer ran. Load adapters "
+                "and change layers between its calls."
+            )
+
     def hear(self, index: int, name: str, projected: Tensor) -> None:
+        """Keep what a projection gave, `b n (head d)`, of the block that is due."""
         if index == self.at:
             names = PROJECTIONS if name == FUSED else (name,)
             for one, part in zip(names, projected.chunk(len(names), dim=-1), strict=True):

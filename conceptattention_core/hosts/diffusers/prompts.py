@@ -168,7 +168,7 @@ class Passes:
         found, key = self.prompts.find(texts), (self.number, len(latents))
         if True in found:
             if not self.known:  # what was taken before, for its place, was not it
-                self.layout = dict.fromkeys(self.layout, ())
+                self.layout, self.done = dict.fromkeys(self.layout, ()), None
             self.known = True
             count = 0 if self.prompts.positive is None else len(self.prompts.positive)
             own = [i for i, known in enumerate(found) if known]

@@ -30,7 +30,7 @@ class Run:
     """One sampling run of a recorded transformer."""
 
     def __init__(self, tour: Tour, pipe: Any, call: Mapping[str, Any], prompts: Prompts):
-        self.tour, self.timesteps = tour, pipe.scheduler.timesteps
+        self.tour = tour
         self.grid = tour.family.grid(pipe, call)
         self.schedule = find_schedule(pipe, first_timestep(call), tour.family.time_unit)
         self.timestep = first_timestep(call)  # of the last call
@@ -43,12 +43,9 @@ class Run:
         steps = UNTOLD_STEPS if self.schedule is None else len(self.schedule)
         return Recorder(self.tour.spec, self.grid, self.tour.blocks, steps, self.tour.family.name)
 
-    def goes_on(self, pipe: Any, call: Mapping[str, Any]) -> bool:
-        """Whether a call belongs to this run: the same schedule, and noise that does not rise."""
-        timestep = first_timestep(call)
-        return pipe.scheduler.timesteps is self.timesteps and not bool(
-            timestep.to(self.timestep) > self.timestep
-        )
+    def is_over(self, call: Mapping[str, Any]) -> bool:
+        """Whether a call belongs to another run of the same schedule: the noise rises."""
+        return bool(first_timestep(call).to(self.timestep) > self.timestep)
 
     def rows(self, call: Mapping[str, Any]) -> tuple[int, ...]:
         """The rows of a call that are the prompt's, one for each picture."""
