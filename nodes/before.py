@@ -40,21 +40,21 @@ def refusal(*checks: Callable[[], object]) -> bool | str:
 def check_concepts(text: str | None, live: str | None = None) -> None:
     """An error unless a text, where there is one, is concepts, and `live` one of them or empty."""
     if text is not None:
-        concepts = parse(clean_text(text))
-        if live and live.strip() and key_of(live) != BACKGROUND:  # may be added by a widget
-            concepts.find(clean_text(live))
+        concepts, name = parse(clean_text(text)), clean_text(live or "").strip()
+        if name and key_of(name) != BACKGROUND:  # may be added by a widget
+            concepts.find(name)
 
 
 def check_range(text: str | None, what: str) -> None:
     """An error unless a text, where there is one, is a range of `what`, however many there are."""
     if text is None:
         return
+    asked = clean_text(text)
     try:
-        select(text, MANY, what)
+        select(asked, MANY, what)
     except ConceptAttentionError:
-        told = clean_text(text)[:MOST_TOLD]
         raise ConceptAttentionError(
-            f"Could not read '{told}' as a range of {what}. Accepted: {ACCEPTED}."
+            f"Could not read '{asked[:MOST_TOLD]}' as a range of {what}. Accepted: {ACCEPTED}."
         ) from None
 
 

@@ -31,7 +31,7 @@ def refused(server, graph: dict) -> str:
         ({"record": {"live": "bird", "live_every": 4}}, WRONG),
         ({"maps": {"steps": "5-2"}}, "Could not read '5-2' as a range of steps"),
         ({"maps": {"blocks": "9" * 5000}}, "as a range of blocks"),
-        ({"maps": {"steps": "\ud83d"}}, "Accepted"),
+        ({"maps": {"steps": "deep\ud83d"}}, "Could not read 'deep' as a range of steps"),
     ],
 )
 def test_widgets_that_no_run_could_use_are_refused_at_once(server, changes, told):

@@ -20,7 +20,8 @@ from .tiny import CONCEPTS, HERE, TINY, Tiny
 
 OOM = comfy.model_management.OOM_EXCEPTION
 Interrupt = comfy.model_management.InterruptProcessingException
-SIZE = (2, 5, 7)
+SIZE = (1, 4, 4)
+OF_EACH_KIND = ("Flux.1", "ERNIE-Image", "HiDream")  # patched, by projections, by hooks
 
 
 @pytest.fixture(params=[family.name for family in FAMILIES])
@@ -98,13 +99,11 @@ def test_what_fails_in_a_recording_leaves_the_picture_and_is_told(tiny, place, m
     plain = tiny.sample(tiny.model(), SIZE, cfg=3.0)
     model = tiny.recorded()
     where, name = PLACES[place](tiny)
-    for kind, error in ERRORS.items():
+    every = family_of(tiny).name in OF_EACH_KIND
+    for error in list(ERRORS.values())[: None if every else 1]:
         with monkeypatch.context() as patched:
             patched.setattr(where, name, failing(error))
-            if kind == "a refusal" and place == "finishing":
-                check(tiny, model, plain, "Concepts cannot ride here.")
-            else:
-                check(tiny, model, plain, str(error))
+            check(tiny, model, plain, str(error))
         STORE.clear()
 
 

@@ -258,6 +258,13 @@ def test_a_graph_tells_the_words_that_were_recorded(words):
     assert specs_of(graph) == [spec_of(recorded)]
 
 
+def test_what_the_door_drops_is_dropped_before_a_run_too():
+    assert (
+        Record.validate_inputs(concepts="cat\x00, sky", blocks="2-5\ud83d", live="\ud83d") is True
+    )
+    assert Maps.validate_inputs(steps="\x00all", blocks="last half\x1b") is True
+
+
 @pytest.mark.parametrize(
     ("widgets", "told"),
     [
