@@ -28,7 +28,7 @@ WARM_UP = 0.25
 """The part of the prompts in which caches and the store of recordings fill up."""
 ALLOWED = 0.02
 """MB a prompt by which recording may grow more than plain sampling."""
-SIZE = (1, 16, 16)
+SIZE = (1, 8, 8)
 STORE_BYTES = 64 * 1024
 """What the store may hold here: the warm-up fills it, afterwards it must not grow."""
 

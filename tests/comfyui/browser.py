@@ -27,6 +27,9 @@ RUN = 'button[data-testid="queue-button"], [data-testid="queue-button"] button'
 
 RUN_SECONDS = 180
 
+PAGES = ["bundled_server", "newest_server"]
+"""Servers with the page that a ComfyUI brings, and with the newest."""
+
 
 @contextmanager
 def opened(server: Any, browser: Any) -> Iterator[Any]:

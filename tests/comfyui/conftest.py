@@ -72,11 +72,29 @@ def pack_nodes(comfy: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+def bundled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
     """A running ComfyUI server with this pack; see the class Server."""
     running = Server(Path(str(COMFYUI)), tmp_path_factory.mktemp("comfyui") / "base")
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def newest_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+    """The same with the newest page instead of the one that this ComfyUI brings."""
+    page = os.environ.get("COMFYUI_FRONTEND")
+    if not page:
+        pytest.skip("no newer page here; COMFYUI_FRONTEND names the folder of one")
+    folder = tmp_path_factory.mktemp("newest-page") / "base"
+    running = Server(Path(str(COMFYUI)), folder, "--front-end-root", page)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def server(bundled_server: "Server") -> "Server":
+    """The server of all tests but those in a browser, which also meet the newest page."""
+    return bundled_server
 
 
 CHROMIUM_FLAGS = [

@@ -1,9 +1,17 @@
 """The pack as its users meet it: on ComfyUI's page, in a browser."""
 
-from .browser import command, open_help, wait_for_nodes
+import pytest
+
+from .browser import PAGES, command, open_help, wait_for_nodes
 from .graphs import WORKFLOWS
+from .server import Server
 
 FIRST = WORKFLOWS / "first_masks.json"
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def server(request: pytest.FixtureRequest) -> Server:
+    return request.getfixturevalue(request.param)
 
 
 def test_the_template_browser_opens_it_and_a_node_explains_itself(page):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..test_explorer_page import at, bars, close, inside
 from .browser import (
+    PAGES,
     PICTURES,
     command,
     drop,
@@ -62,6 +63,11 @@ FRAME = "iframe[title='Concept Explorer']"
 
 
 FRONTENDS = ["classic", "Nodes 2.0"]
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def server(request: pytest.FixtureRequest) -> Server:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(params=FRONTENDS)
