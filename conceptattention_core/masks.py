@@ -145,12 +145,11 @@ def draw(
         )
     if image is not None and (notice := shape_notice(maps.grid, *image.shape[1:3])):
         warnings.warn(notice, stacklevel=2)
-    if pixels is None:
-        if image is not None and spec.edges:
-            pixels = sharpen(maps, image, spec)
-        else:
-            size = size if image is None else (image.shape[1], image.shape[2])
-            pixels = upsample(maps.maps, maps.grid, size)
+    if pixels is None and image is not None and spec.edges:
+        pixels = sharpen(maps, image, spec)
+    elif pixels is None:
+        size = size if image is None else (image.shape[1], image.shape[2])
+        pixels = upsample(maps.maps, maps.grid, size)
     if not is_finite(pixels):
         raise ConceptAttentionError(f"The maps hold {NOT_FINITE}: no mask can be drawn.")
     shown = presence(maps)

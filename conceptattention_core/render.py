@@ -3,6 +3,7 @@
 import colorsys
 from functools import lru_cache
 from itertools import groupby
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from .recording import Recording
 from .texts import clean_text
 
 Picture = NDArray[np.uint8]  # h w rgb
-Face = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Face: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 LabelMap = NDArray[np.uint8]  # h w: positions of concepts
 
 MOST_TILES = 20

@@ -17,6 +17,7 @@ pytest.importorskip("diffusers")
 from conceptattention.conceptattention_core import ConceptAttentionError, export
 from conceptattention.conceptattention_core.cli import main, models, options
 from conceptattention.conceptattention_core.files import to_json
+from conceptattention.conceptattention_core.texts import clean_text
 
 from .test_cli import options as asked_for
 from .test_cli import own, saved  # noqa: F401 - fixtures
@@ -129,9 +130,9 @@ def options_of(command: str) -> set[str]:
 
 
 def test_text_is_cleaned_of_what_cannot_be_encoded_or_seen():
-    assert options.clean("a\x00b\ud83dc\x1bd\ne\tf") == "abcd\ne\tf"
-    assert options.clean("\U0001f600 ä 漢") == "\U0001f600 ä 漢"
-    assert options.clean("\ud83d\ude00") == "\U0001f600", "the two halves of one character"
+    assert clean_text("a\x00b\ud83dc\x1bd\ne\tf") == "abcd\ne f"
+    assert clean_text("\U0001f600 ä 漢") == "\U0001f600 ä 漢"
+    assert clean_text("\ud83d\ude00") == "\U0001f600", "the two halves of one character"
 
 
 def test_numbers_that_are_not_finite_never_reach_a_file():

@@ -18,6 +18,7 @@ from ..locating import parse_noise
 from ..maps import ORDERS, SCALES
 from ..recording import TOKENS
 from ..segmenting import open_folder
+from ..texts import clean_text
 from . import models, options
 from .judging import Actor, Job, Judge
 
@@ -93,10 +94,8 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     how.add_argument("--order", **options.one_of("what comes first", ORDERS))
     how.add_argument("--scale", **options.one_of("how scores compete", SCALES))
     how.add_argument("--tokens", **options.one_of("tokens of a concept that count", TOKENS))
-    how.add_argument("--blocks", type=options.clean, metavar="RANGE", help="blocks that are read")
-    how.add_argument(
-        "--noise", type=options.clean, metavar="T", help="noise levels, comma-separated"
-    )
+    how.add_argument("--blocks", type=clean_text, metavar="RANGE", help="blocks that are read")
+    how.add_argument("--noise", type=clean_text, metavar="T", help="noise levels, comma-separated")
     how.add_argument("--samples", type=options.count, metavar="N", help="noises that are averaged")
     how.add_argument("--size", type=options.pixels, metavar="PIXELS", help="side of the pictures")
     how.add_argument("--seed", type=options.seed, default=0, metavar="N", help="of the noise")

@@ -33,6 +33,7 @@ from ..files import (
 from ..maps import reduce
 from ..ranges import ACCEPTED, select
 from ..recording import Recording, RecordSpec
+from ..texts import clean_text
 from . import models, options
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     what = parser.add_argument_group("what")
     options.add_model(what)
     what.add_argument(
-        "--prompt", required=True, type=options.clean, metavar="TEXT", help="what to paint"
+        "--prompt", required=True, type=clean_text, metavar="TEXT", help="what to paint"
     )
     options.add_concepts(what)
     options.add_out(what)
@@ -90,7 +91,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     how = parser.add_argument_group("how to paint")
     how.add_argument(
         "--negative-prompt",
-        type=options.clean,
+        type=clean_text,
         default="",
         metavar="TEXT",
         help="what to stay away from",
@@ -145,7 +146,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     options.add_reading(read)
     read.add_argument(
         "--step-range",
-        type=options.clean,
+        type=clean_text,
         default="all",
         metavar="RANGE",
         help=f"of steps: {ACCEPTED}",

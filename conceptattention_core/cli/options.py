@@ -4,7 +4,6 @@ import argparse
 import math
 import os
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -14,9 +13,10 @@ from ..attention import ATTEND, MOST_BOUNCES, SPACES
 from ..export import LARGEST_SIDE
 from ..files import CLAIMS, PARTIAL, show
 from ..maps import ORDERS, SCALES
-from ..masks import MaskSpec
+from ..masks import MOST_PIXELS, MaskSpec
 from ..ranges import ACCEPTED, DEEP
 from ..recording import TOKENS
+from ..texts import clean_text, escape_text
 from ..thresholds import THRESHOLDS
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -37,8 +37,6 @@ OF_A_MODEL = {
     "largest", "grow", "feather",
 }  # fmt: skip
 """What a model folder may have defaults for."""
-MOST_PIXELS = 4096
-"""By which masks are grown or feathered."""
 SEEDS = (-(2**63), 2**64 - 1)  # those of torch
 
 
@@ -46,30 +44,14 @@ def say(text: str, to: TextIO | None = None) -> None:
     """Print text on any terminal: what it cannot show, or would obey, becomes an escape."""
     stream = sys.stdout if to is None else to
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(escape(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)
-
-
-def escape(text: str) -> str:
-    """Half surrogate pairs and control characters as escapes, ends of lines as they are."""
-    return "".join(
-        ascii(one)[1:-1] if one != "\n" and unicodedata.category(one) in ("Cc", "Cs") else one
-        for one in text
-    )
+    print(escape_text(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 class Parser(argparse.ArgumentParser):
     """Whose errors can be printed whatever was asked."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(escape(message))
-
-
-def clean(text: str) -> str:
-    """Text without what cannot be encoded or seen: half surrogate pairs and control characters."""
-    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")  # joins pairs
-    return "".join(
-        one for one in whole if one in "\t\n\r" or unicodedata.category(one) not in ("Cs", "Cc")
-    )
+        super().error(escape_text(message))
 
 
 def place(text: str) -> str:
@@ -109,7 +91,7 @@ def add_concepts(group: Any) -> None:
     group.add_argument(
         "--concepts",
         required=True,
-        type=clean,
+        type=clean_text,
         metavar="NAMES",
         help="what to find, comma-separated; 'name: words the model reads' is allowed",
     )
@@ -139,7 +121,7 @@ def add_html(group: Any) -> None:
 def add_reading(group: Any) -> None:
     """How to read the attention."""
     group.add_argument(
-        "--blocks", type=clean, default=DEEP, metavar="RANGE", help=f"of the model: {ACCEPTED}"
+        "--blocks", type=clean_text, default=DEEP, metavar="RANGE", help=f"of the model: {ACCEPTED}"
     )
     group.add_argument("--order", **one_of("what comes first", ORDERS))
     group.add_argument("--scale", **one_of("how scores compete", SCALES))
@@ -238,7 +220,7 @@ def read_masks(asked: argparse.Namespace) -> MaskSpec:
 def add_machine(group: Any) -> None:
     """Where to compute."""
     group.add_argument(
-        "--device", type=clean, default="auto", help="cuda, mps or cpu; the best there is"
+        "--device", type=clean_text, default="auto", help="cuda, mps or cpu; the best there is"
     )
     group.add_argument("--dtype", **one_of("auto: float32 on a CPU, else bfloat16", DTYPES))
 
@@ -349,11 +331,11 @@ def make_room(out: Path, overwrite: bool) -> None:
 def add_look(group: Any) -> None:
     """How to look at a picture that exists already."""
     group.add_argument(
-        "--caption", type=clean, default="", metavar="TEXT", help="what the picture shows"
+        "--caption", type=clean_text, default="", metavar="TEXT", help="what the picture shows"
     )
     group.add_argument(
         "--noise",
-        type=clean,
+        type=clean_text,
         default="0.5",
         metavar="T",
         help="0.5; how much noise is mixed in, 0..1, or several levels, comma-separated",

@@ -158,6 +158,7 @@ class Store:
             # The newest stays, however large: it is the one that will be asked for.
             while self._nbytes() > self.capacity and self._oldest().heard is not heard:
                 self._drop_oldest()
+            self._forget_tensors()
 
     def find(
         self,
@@ -259,17 +260,21 @@ class Store:
 
     def _known(self, latent: Tensor) -> list[Recording | Silence]:
         """The runs that this tensor, or what it is a view of, is known to belong to."""
-        held = {id(entry.heard) for entry in self._entries.values()}
-        self._tensors = [
-            (tensor, heard)
-            for tensor, heard in self._tensors
-            if tensor() is not None and id(heard) in held
-        ]
+        self._forget_tensors()
         place = _storage(latent)
         return [
             heard
             for tensor, heard in self._tensors
             if (kept := tensor()) is not None and _storage(kept) == place
+        ]
+
+    def _forget_tensors(self) -> None:
+        """Those that are gone, and those whose recordings are."""
+        held = {id(entry.heard) for entry in self._entries.values()}
+        self._tensors = [
+            (tensor, heard)
+            for tensor, heard in self._tensors
+            if tensor() is not None and id(heard) in held
         ]
 
     def _forget_earlier(self, entry: _Entry) -> None:
