@@ -198,7 +198,7 @@ def _write(
         heat = upsample(maps.maps[:, [c]], maps.grid, size)[0, 0]
         write(heat_map(heat, *scale), f"heatmaps/{file}")
     small = image if full_size else _shrink(image, LARGEST_SIDE)
-    seen = cv2.resize(labels, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    seen = _resize(labels, small.shape[1::-1], cv2.INTER_NEAREST)
     write(overlay(small, maps, 0, labels=seen), "overlay")
     write(_draw_sheet(small, maps, scale, full_size), "sheet")
 
@@ -215,7 +215,12 @@ def _shrink(image: Picture, side: float) -> Picture:
     h, w = image.shape[:2]
     by = min(1.0, side / max(h, w))
     smaller = max(1, int(w * by)), max(1, int(h * by))
-    return image if by == 1 else cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+    return image if by == 1 else _resize(image, smaller, cv2.INTER_AREA)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], how: int) -> Picture:
+    """An image at `size` (w, h)."""
+    return cv2.resize(image, size, interpolation=how).astype(np.uint8, copy=False)
 
 
 def _draw_sheet(

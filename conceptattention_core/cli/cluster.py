@@ -23,6 +23,7 @@ def spread(
     try:
         import ray
         import ray.data
+        from ray.exceptions import RayTaskError
     except ModuleNotFoundError:
         raise ConceptAttentionError(
             "Spreading work needs Ray: pip install 'conceptattention[cluster]'"
@@ -45,7 +46,7 @@ def spread(
     )
     try:
         yield from done.iter_rows()
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         cause: Any = error
         while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None:
             cause = inner

@@ -21,7 +21,7 @@ class Ride(ABC):
     All pictures of a call are at one noise level, so that concepts start as one for all of them.
     """
 
-    blocks: Sequence[Any]
+    blocks: Sequence[Any] | nn.ModuleList
     """The joint blocks that are listened to. Others may stand in for them during a call."""
     concepts: Tensor
     """The stream as it enters block 0, `1 t (head d)`."""
