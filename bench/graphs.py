@@ -28,8 +28,8 @@ def read(file: Path, known: Known) -> Prompt:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise UnusableError(f"no JSON: {error}") from error
-    if isinstance(content, dict) and isinstance(content.get("prompt"), dict):
-        content = content["prompt"]
+    if isinstance(content, dict) and isinstance(inner := content.get("prompt"), dict):
+        content = content if "class_type" in inner else inner  # "prompt" may be a node's own name
     if not isinstance(content, dict):
         raise UnusableError("no workflow: a list or a value where an object is expected")
     try:

@@ -19,14 +19,30 @@ LOADERS: dict[str, tuple[int, ...]] = {
 
 FAMILIES = {
     "qwen": "Qwen-Image",
+    "radiance": "PixelDiT",  # both sample pixels
     "chroma": "Chroma",
     "sd3": "SD3",
     "hunyuan": "Hunyuan Video and Image",
+    "wan": "Hunyuan Video and Image",  # both sample videos of 16 channels
+    "flux2": "Flux.2",
+    "flux-2": "Flux.2",
     "auraflow": "AuraFlow",
     "z_image": "Z-Image",
     "lumina": "Lumina 2",
     "mochi": "Mochi",
+    "cogvideo": "CogVideoX",
     "hidream": "HiDream",
+    "longcat": "LongCat and Ovis",
+    "ovis": "LongCat and Ovis",
+    "mage": "Mage-Flow",
+    "joyai": "JoyImage",
+    "lens": "Lens",
+    "omnigen2": "OmniGen2",
+    "boogu": "Boogu",
+    "ideogram": "Ideogram 4",
+    "ernie": "ERNIE-Image",
+    "krea2": "Krea 2",
+    "pixeldit": "PixelDiT",
 }
 """The tiny model that a word in a model file's name asks for; the demo model for all others."""
 
@@ -61,6 +77,8 @@ def with_tiny_models(prompt: Prompt) -> Prompt:
                 one["inputs"][name] = [sources[value[0]], slots[min(value[1], len(slots) - 1)]]
             elif one["class_type"] in ("LoadImage", "LoadImageMask") and name == "image":
                 one["inputs"][name] = PICTURE
+            elif one["class_type"] == f"{PACK}Gate" and name == "coverage":
+                one["inputs"][name] = 0.0  # in few steps no word shows
     return result
 
 
@@ -79,7 +97,7 @@ def made_small(prompt: Prompt, known: Known) -> Prompt:
         inputs = one["inputs"]
         before = inputs.get("steps")
         for name in LIMITS.keys() & inputs.keys():
-            limit(result, inputs, name, LIMITS[name])
+            limit(result, known, one, name, LIMITS[name])
         if isinstance(before, int) and before > STEPS:
             for name in ("start_at_step", "end_at_step"):
                 if isinstance(inputs.get(name), int):
@@ -89,14 +107,15 @@ def made_small(prompt: Prompt, known: Known) -> Prompt:
     return result
 
 
-def limit(prompt: Prompt, inputs: dict[str, Any], name: str, most: int) -> None:
-    """Make a number small, where it is or where it comes from."""
-    value = inputs[name]
+def limit(prompt: Prompt, known: Known, one: dict[str, Any], name: str, most: int) -> None:
+    """Make a number small, where it is or where it comes from, and not below its least value."""
+    least = inputs_of(known[one["class_type"]]).get(name, (None, {}))[1].get("min", 0)
+    inputs, value = one["inputs"], one["inputs"][name]
     if is_link(value) and value[0] in prompt:
         inputs, name = prompt[value[0]]["inputs"], "value"
         value = inputs.get("value")
     if isinstance(value, int) and not isinstance(value, bool):
-        inputs[name] = min(value, most)
+        inputs[name] = min(value, max(most, least))
 
 
 # --- links ----------------------------------------------------------------------------------------
@@ -159,12 +178,13 @@ def without_pack(prompt: Prompt) -> Prompt:
 
 def samplers(prompt: Prompt, known: Known) -> list[str]:
     """The nodes that make a latent of a MODEL or a GUIDER."""
+    infos = {name: known[one["class_type"]] for name, one in prompt.items()}
     return [
         name
-        for name, one in prompt.items()
-        if "LATENT" in known[one["class_type"]]["output"]
-        and any(kind in ("MODEL", "GUIDER") for kind, _ in inputs_of(known[one["class_type"]]).values())
-    ]  # fmt: skip
+        for name, info in infos.items()
+        if "LATENT" in info["output"]
+        and any(kind in ("MODEL", "GUIDER") for kind, _ in inputs_of(info).values())
+    ]
 
 
 def recorded(prompt: Prompt, known: Known) -> Prompt:

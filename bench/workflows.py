@@ -228,7 +228,8 @@ def main(arguments: list[str] | None = None) -> int:
     with started(Path(comfyui).expanduser(), asked.custom_nodes) as bench:
         for i, file in enumerate(files, 1):
             rows.append(try_file(bench, file))
-            print(f"{i}/{len(files)} {rows[-1].file}", file=sys.stderr)
+            row = rows[-1]
+            print(f"{i}/{len(files)} {row.file}: {row.seconds} s {row.reason}", file=sys.stderr)
     if asked.out:
         content = [dataclasses.asdict(row) for row in rows]
         asked.out.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

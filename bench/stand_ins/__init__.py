@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+FRAMES = 4
+"""Pictures for each frame of a video's latent after the first."""
 
 
 def tiny_families() -> dict[str, Any]:
     """The tests' tiny models, by family."""
     import folder_paths
 
-    # Last: the pack's own nodes/ must not hide ComfyUI's. The pack lies in custom_nodes by its name.
+    # Last: the pack's own nodes/ must not hide ComfyUI's. The pack lies in custom_nodes.
     for place in (str(ROOT), *folder_paths.get_folder_paths("custom_nodes")):
         if place not in sys.path:
             sys.path.append(place)
@@ -80,6 +82,9 @@ class PixelVAE:
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Pictures `b h w 3`, or `b t h w 3`, of latents `b c h w`, or `b c t h w`."""
         colours = samples[:, :3].movedim(1, -1)
+        if colours.ndim == 5:  # a video's first frame is one picture, every later one is several
+            later = colours[:, 1:].repeat_interleave(FRAMES, dim=1)
+            colours = torch.cat([colours[:, :1], later], dim=1)
         for axis in (-3, -2):
             colours = colours.repeat_interleave(self.scale, dim=axis)
         return (colours * 0.25 + 0.5).clamp(0, 1)
