@@ -40,7 +40,7 @@ from .rewriting import (
 )
 
 STAND_INS = Path(__file__).parent / "stand_ins"
-YES, NO = "yes", "no"
+YES, NO, IN_PART = "yes", "no", "in part"
 UNTRIED = "-"
 
 
@@ -50,9 +50,9 @@ class Row:
 
     file: str
     baseline: str = UNTRIED
-    """Whether it runs without recording: yes or no."""
+    """Whether it runs without recording: yes, no, in part."""
     recorded: str = UNTRIED
-    """Whether it runs recorded: yes or no."""
+    """Whether it runs recorded: yes, no, in part."""
     maps: str = UNTRIED
     """Of how many latents there are maps: "2 of 2"."""
     bits: str = UNTRIED
@@ -70,7 +70,7 @@ class Bench:
     def __init__(self, comfyui: Path, folder: Path, packs: Path | None = None):
         self.comfyui, self.folder, self.packs = comfyui, folder, packs
         self.starts = 0
-        self.server = self.start()
+        self.server: Any = self.start()
         self.known: Known = self.server.object_info()
 
     def start(self) -> Any:
@@ -102,13 +102,16 @@ class Bench:
         """What the kept values were, and why the prompt failed, or an empty text."""
         from tests.comfyui.server import PromptError
 
+        self.server = self.server or self.start()
         try:
             result = self.server.queue(prompt, check=False)
         except PromptError as error:
-            return {}, first_line(error)
+            if error.result is None:  # refused
+                return {}, first_line(error)
+            self.stop()  # it ended, or what it still does is in the way
+            return {}, f"the server ended: {first_line(error).partition(' log ends')[0]}"
         except (aiohttp.ClientError, OSError) as error:
-            self.server.stop()
-            self.server = self.start()
+            self.stop()
             return {}, f"the server ended: {first_line(error)}"
         shown = {
             name: [json.loads(one) for one in output["kept"]]
@@ -121,8 +124,15 @@ class Bench:
             reason = f"{kind} {result.error_node}: {first_line(result.error)}"
         return shown, reason
 
+    def free(self) -> None:
+        """Let nothing that ran before be used again."""
+        if self.server:
+            self.server.free()
+
     def stop(self) -> None:
-        self.server.stop()
+        if self.server:
+            self.server.stop()
+        self.server = None
 
 
 def first_line(error: object) -> str:
@@ -161,16 +171,21 @@ def try_prompt(bench: Bench, name: str, prompt: Prompt) -> Row:
     if not samplers(whole, known):
         return Row(name, reason="no sampler")
     plain = without_pack(whole)
-    before, reason = bench.run({**plain, **kept(plain, known)})
+    wanted = kept(plain, known)
+    before, reason = bench.run({**plain, **wanted})
     if reason:
         return Row(name, NO, reason=reason)
+    if lacking := sorted(wanted.keys() - before.keys()):  # ComfyUI runs the rest without a word
+        return Row(name, IN_PART, reason=f"refused by ComfyUI: {', '.join(lacking)}")
     listening = recorded(whole, known)
     after, reason = bench.run({**listening, **kept(listening, known)})
+    if lacking := sorted(before.keys() - after.keys() if not reason else ()):
+        return Row(name, YES, IN_PART, reason=f"refused by ComfyUI: {', '.join(lacking)}")
     both = before.keys() & after.keys()
     row = Row(name, YES, NO if reason else YES, bits="same", compared=len(both), reason=reason)
     changed = sorted(one for one in both if before[one] != after[one])
     if changed:
-        bench.server.free()
+        bench.free()
         again, _ = bench.run({**plain, **kept(plain, known)})
         repeatable = all(again.get(one) == before[one] for one in changed)
         bits, where = ("changed" if repeatable else "not repeatable"), ", ".join(changed)
