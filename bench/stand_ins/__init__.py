@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-FRAMES = 4
-"""Pictures for each frame of a video's latent after the first."""
+FRAMES = {"GenmoMochi": 6}
+"""Pictures for each frame of a video's latent after the first, where they are not 4."""
 
 
 def tiny_families() -> dict[str, Any]:
@@ -66,9 +66,12 @@ def encoder(tiny: Any) -> Any:
         def encode_from_tokens_scheduled(
             self, tokens: Any, unprojected: bool = False, add_dict: Any = None, **_: Any
         ) -> list:
-            more = tiny.prompt(0)[0][1]  # the pooled vector and the guidance of this family
-            rows = self.encode_from_tokens(tokens, return_dict=True)["cond"]
-            return [[rows, {**more, **(add_dict or {})}]]
+            more = dict(tiny.prompt(0)[0][1])  # this family's pooled vector, guidance and the like
+            encoded = self.encode_from_tokens(tokens, return_dict=True)
+            if "attention_mask" in more:  # of its own length, where the encoder tells none
+                rows = torch.ones(encoded["cond"].shape[:2], dtype=torch.long)
+                more["attention_mask"] = encoded.get("attention_mask", rows)
+            return super().encode_from_tokens_scheduled(tokens, {**more, **(add_dict or {})})
 
     return Encoder()
 
@@ -78,12 +81,13 @@ class PixelVAE:
 
     def __init__(self, tiny: Any):
         self.channels, self.scale, self.frames = tiny.channels, tiny.scale, bool(tiny.frames)
+        self.later = FRAMES.get(tiny.needs, 4)
 
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Pictures `b h w 3`, or `b t h w 3`, of latents `b c h w`, or `b c t h w`."""
         colours = samples[:, :3].movedim(1, -1)
         if colours.ndim == 5:  # a video's first frame is one picture, every later one is several
-            later = colours[:, 1:].repeat_interleave(FRAMES, dim=1)
+            later = colours[:, 1:].repeat_interleave(self.later, dim=1)
             colours = torch.cat([colours[:, :1], later], dim=1)
         for axis in (-3, -2):
             colours = colours.repeat_interleave(self.scale, dim=axis)
