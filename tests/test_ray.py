@@ -92,7 +92,8 @@ def test_two_actors_one_of_them_killed_leave_the_files_of_one_process(
         else:
             assert json.loads(many[name]).keys() == json.loads(alone[name]).keys()
     summary = json.loads((tmp_path / "many" / "summary.json").read_text())
-    assert summary["made"] == COUNT and len(summary["failed"]) == 1
+    # what the killed actor had made, and could not tell of, was found done by the next one
+    assert summary["made"] + summary["done before"] == COUNT and len(summary["failed"]) == 1
     assert "broken.jpg is no picture" in capsys.readouterr().out
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from .tiny import HERE, Tiny
 
-PACK = "/home/me/ComfyUI/custom_nodes/ComfyUI-Fluxtapoz.flux.model"
+PACK = "/opt/ComfyUI/custom_nodes/ComfyUI-Fluxtapoz.flux.model"
 NAMED = "ComfyUI-Fluxtapoz.flux.model"
 FAMILIES = [name for name in ("Flux.1", "Chroma", "LongCat and Ovis", "Flux.2") if name in HERE]
 

@@ -180,7 +180,7 @@ def test_maps_that_are_not_finite_are_an_outcome(tmp_path):
         return maps
 
     (outcome,) = segment(list_pictures([tmp_path]), locate, tmp_path / "out", SETTINGS)
-    assert "a.png: The maps are not finite" in outcome.error
+    assert "a.png: The maps hold values that are not finite" in outcome.error
     assert not (tmp_path / "out" / "a").exists()
 
 

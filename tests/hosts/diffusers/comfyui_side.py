@@ -122,13 +122,19 @@ ComfyUI."""
 class Readings:
     """A text encoder that knows what diffusers' own made of the texts that it was asked."""
 
-    def __init__(self, encoder: str):
+    def __init__(self, encoder: str, behind: str | None = None):
         self.encoder = encoder
+        self.behind = behind  # one whose rows come after those of `encoder`
         self.tokens = [given[f"tokens {i}"].tolist() for i in range(len(asked["texts"]))]
 
     def tokenize(self, text: str) -> dict:
-        ids = self.tokens[asked["texts"].index(text)]
-        return {self.encoder: [[(number, 1.0) for number in ids]]}
+        i = asked["texts"].index(text)
+        ids = self.tokens[i]
+        tokens = {self.encoder: [[(number, 1.0) for number in ids]]}
+        if self.behind is not None:
+            rest = given[f"rows {i}"].shape[1] - len(ids)
+            tokens[self.behind] = [[(0, 1.0)] * rest]
+        return tokens
 
     def encode_from_tokens(self, tokens: dict, return_dict: bool = False) -> dict:
         asked_for = [[number for number, _ in ids] for ids in tokens[self.encoder]]
@@ -164,7 +170,7 @@ def build(kind: str, params: dict[str, Any], weights: Weights) -> comfy.model_pa
 def load_sd3() -> tuple:
     (weights,) = (folder / "transformer").glob("*.safetensors")
     model = comfy.sd.load_diffusion_model(str(weights), model_options={"dtype": torch.float32})
-    return model, Readings("g"), load_autoencoder(folder)
+    return model, Readings("g", behind="t5xxl"), load_autoencoder(folder)
 
 
 def load_qwen_image() -> tuple:
