@@ -128,7 +128,8 @@ class Readings:
         self.tokens = [given[f"tokens {i}"].tolist() for i in range(len(asked["texts"]))]
 
     def tokenize(self, text: str) -> dict:
-        i = asked["texts"].index(text)
+        # what ComfyUI's side reads templates off is no word; to a toy tokenizer others are none, too
+        i = asked["texts"].index(text if text in asked["texts"] else "")
         ids = self.tokens[i]
         tokens = {self.encoder: [[(number, 1.0) for number in ids]]}
         if self.behind is not None:
