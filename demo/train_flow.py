@@ -45,7 +45,7 @@ BARE_CAPTIONS = 0.35  # one word alone, as concepts are encoded later
 EMPTY_CAPTIONS = 0.10  # for classifier-free guidance
 ZEROED_POOLED = 0.85  # otherwise the whole caption comes by this way, and its words are not read
 UNKNOWN_WORDS = 0.01
-SAVE_EVERY, EXPORT_EVERY = 500, 2000  # steps
+SAVE_EVERY, EXPORT_EVERY = 200, 2000  # steps
 MUON_RATE = 5.0  # times the rate of Adam
 
 

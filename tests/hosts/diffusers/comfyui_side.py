@@ -128,7 +128,7 @@ class Readings:
         self.tokens = [given[f"tokens {i}"].tolist() for i in range(len(asked["texts"]))]
 
     def tokenize(self, text: str) -> dict:
-        # what ComfyUI's side reads templates off is no word; to a toy tokenizer others are none, too
+        # templates are read off texts that are no words; a toy tokenizer knows few words itself
         i = asked["texts"].index(text if text in asked["texts"] else "")
         ids = self.tokens[i]
         tokens = {self.encoder: [[(number, 1.0) for number in ids]]}
