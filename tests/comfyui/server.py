@@ -143,6 +143,10 @@ class Server:
             call = self._send("POST", "/interrupt", json={})
             thread.submit(asyncio.run, call).result()
 
+    def forget_history(self) -> None:
+        """Drop what is remembered of prompts that have run."""
+        self._request("POST", "/history", json={"clear": True})
+
     def free(self) -> None:
         """Drop models and cached results, as the menu entry does, once the server is idle."""
         self._request("POST", "/free", json={"unload_models": True, "free_memory": True})

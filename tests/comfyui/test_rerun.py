@@ -154,15 +154,18 @@ def test_reference_pictures_are_refused(tiny, forget):
 
 
 @pytest.mark.parametrize("tiny", ["Flux.1"], indirect=True)
-def test_memory_that_runs_out_is_for_comfyui_to_deal_with(tiny, forget, monkeypatch):
+def test_memory_that_runs_out_costs_no_picture(tiny, forget, monkeypatch):
+    plain = tiny.sample(tiny.model())
     forget()
 
     def runs_out(*_):
         raise comfy.model_management.OOM_EXCEPTION
 
     monkeypatch.setattr(rerun, "project", runs_out)
-    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
-        tiny.sample(tiny.recorded())
+    latent = tiny.sample(tiny.recorded())
+    assert torch.equal(latent, plain)
+    with pytest.raises(ConceptAttentionError, match="could not be recorded: OutOfMemoryError"):
+        STORE.find(latent)
 
 
 @pytest.mark.parametrize("tiny", ["Flux.1"], indirect=True)

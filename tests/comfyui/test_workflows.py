@@ -484,7 +484,7 @@ def test_a_latent_that_was_never_recorded(server):
 
 
 def test_a_latent_of_the_model_before_record(server):
-    graph = changed(painting(seed=77), sampler={"model": ["demo", 0]})
+    graph = changed(painting(seed=770_077), sampler={"model": ["demo", 0]})
     assert message(server, graph, "maps") == NEVER_RECORDED
 
 
