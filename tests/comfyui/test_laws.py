@@ -725,9 +725,9 @@ def test_without_a_positive_prompt_in_a_call_nothing_is_heard(tiny):
         tiny.recorded(), cfg=3.0, positive=tiny.prompt(1), negative=tiny.prompt(7)
     )
     first = STORE.find(latent).scores[:, 0]  # both start from the same noise
-    difference = STORE.find(swapped).scores[:, 0] - first
+    difference = (STORE.find(swapped).scores[:, 0] - first).abs().max()
     # HiDream's experts compute the tokens of all prompts at once: others shift the rounding
-    assert difference.abs().max() < 1e-6 * first.abs().max()
+    assert difference <= (1e-6 * first.abs().max() if tiny is TINY["HiDream"] else 0)
 
 
 def test_a_model_without_joint_attention_is_named_with_what_is_supported(tiny):
