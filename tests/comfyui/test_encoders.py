@@ -4,13 +4,16 @@ Every family is given every kind of text encoder that there is among the tiny on
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import comfy.model_management
+import comfy.text_encoders
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.hosts.comfyui.encoder import embed
 from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES, find
+from conceptattention.conceptattention_core.hosts.comfyui.reading import LANGUAGE_MODELS
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from torch import Tensor
 
@@ -84,6 +87,46 @@ MISFITS = [
     *[(name, "PileT5") for name in ("Flux.1", "Z-Image", "LongCat and Ovis", "PixelDiT")],
     *[(name, "TemplateReader") for name in ("Flux.1", "SD3", "AuraFlow", "HiDream")],
 ]
+
+
+def named(key: str, kind: type) -> type:
+    """An encoder of a language model that ComfyUI calls `key`, and of no other."""
+
+    class Named(kind):
+        def tokenize(self, text):
+            (ids,) = super().tokenize(text).values()
+            return {key: ids}
+
+        def encode_from_tokens(self, tokens, return_dict=False):
+            return super().encode_from_tokens({"llm": tokens[key]}, return_dict)
+
+    return Named
+
+
+@pytest.mark.parametrize("name", [name for name in HERE if name in LANGUAGE_MODELS])
+def test_only_the_models_own_language_model_is_read_whatever_the_width(name):
+    for key in {key for keys in LANGUAGE_MODELS.values() for key in keys}:
+        clip = named(key, TINY["Qwen-Image"].clip)()
+        if key in LANGUAGE_MODELS[name]:
+            assert len(read(HERE[name], clip, WORDS[:2])) == 2
+            continue
+        with pytest.raises(ConceptAttentionError) as refusal:
+            read(HERE[name], clip, WORDS[:2])
+        own = " or ".join(f"'{own}'" for own in LANGUAGE_MODELS[name])
+        assert str(refusal.value).startswith(f"{name} reads concepts with {own}; this CLIP, Named")
+        assert f"with {key}, is another language model" in str(refusal.value)
+
+
+def test_a_language_model_of_a_later_version_is_let_in():
+    assert len(read(TINY["Qwen-Image"], named("qwen9_1b", KINDS["TemplateReader"])(), ["cat"])) == 1
+
+
+def test_comfyui_knows_the_language_models_by_these_names():
+    folder = Path(comfy.text_encoders.__path__[0])
+    code = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    for name, keys in LANGUAGE_MODELS.items():
+        if name in HERE:
+            assert any(f'"{key}"' in code or f"'{key}'" in code for key in keys), name
 
 
 @pytest.mark.parametrize("words", [1, 3, 6, 7, 10, 11])

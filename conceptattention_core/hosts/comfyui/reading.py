@@ -20,6 +20,26 @@ the template. An empty text may have another one, or none."""
 
 Tokens = list[tuple]  # (id or vector, weight, ...)
 
+QWEN_VL_8B, QWEN_VL_4B = "qwen3vl_8b", "qwen3vl_4b"
+LANGUAGE_MODELS: dict[str, tuple[str, ...]] = {
+    "Boogu": (QWEN_VL_8B,),
+    "ERNIE-Image": ("ministral3_3b",),
+    "Flux.2": ("mistral3_24b", "qwen3_4b", "qwen3_8b"),
+    "Hunyuan Video and Image": ("llama", "qwen25_7b"),
+    "Ideogram 4": (QWEN_VL_8B,),
+    "JoyImage": (QWEN_VL_8B,),
+    "Krea 2": (QWEN_VL_4B,),
+    "Lens": ("gpt_oss",),
+    "LongCat and Ovis": ("qwen25_7b", "qwen3_2b"),
+    "Lumina 2": ("gemma2_2b", "gemma3_4b", "gemma"),
+    "Mage-Flow": (QWEN_VL_4B,),
+    "OmniGen2": ("qwen25_3b",),
+    "PixelDiT": ("gemma2_2b",),
+    "Qwen-Image": ("qwen25_7b",),
+    "Z-Image": ("qwen3_4b",),
+}
+"""ComfyUI's names of the language models of each family; several have rows of one width."""
+
 
 def tokenize(clip: Any, words: list[str], weighs: bool = True) -> list[dict[str, list[Tokens]]]:
     """The tokens of each concept, by encoder; `weighs` says whether it reads weights in a text."""
@@ -86,6 +106,9 @@ def read_template(
     key = _language_model(tuple(empty[0]), keys)
     if key is None:
         raise misfit(family, clip, empty[0], "a language model", "gives the rows of none")
+    if _is_of_others(key, family):
+        own = " or ".join(f"'{name}'" for name in LANGUAGE_MODELS[family])
+        raise misfit(family, clip, empty[0], own, "is another language model")
     read = []
     for one in tokenize(clip, words, weighs):
         rows = encode_one(clip, one)
@@ -111,6 +134,16 @@ def _language_model(found: tuple[str, ...], keys: tuple[str, ...]) -> str | None
             return key if T5 == key or T5 not in found else None  # which gives T5's rows
     only = found[0]
     return only if len(found) == 1 and "t5" not in only and only not in CLIPS else None
+
+
+def _is_of_others(key: str, family: str) -> bool:
+    """Whether other families read with a language model, and this one does not.
+
+    A name that no family has is let in: it may be of a later version of ComfyUI.
+    """
+    own = LANGUAGE_MODELS.get(family)
+    every = {name for names in LANGUAGE_MODELS.values() for name in names}
+    return own is not None and key not in own and key in every
 
 
 def count_until(tokens: Tokens, end: int, start: int = 0) -> int:
