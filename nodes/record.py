@@ -242,7 +242,9 @@ class Maps(io.ComfyNode):
             except ConceptAttentionError:  # some packs connect a loader's MODEL by themselves
                 notices.append(NOT_RECORDED)
         try:
-            recording = STORE.find(latent["samples"], spec, among)
+            # another pack may record in a node of its own, which no graph tells
+            foreign = spec is None and bool(upstream.nodes) and not upstream.records
+            recording = STORE.find(latent["samples"], spec, among, foreign=foreign)
         except NeverRecordedError as error:
             if not upstream.nodes:
                 raise

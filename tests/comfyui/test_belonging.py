@@ -102,6 +102,18 @@ def test_a_copy_that_was_found_once_is_known_from_then_on():
     assert names(store.find(copied)) == parse(WORDS[0]).names
 
 
+def test_a_foreign_latent_is_known_by_its_tensor_or_its_prompt_and_by_no_value():
+    now = ["one"]
+    store = Store(current_prompt=lambda: now[0])
+    made = latent(1)
+    store.file([made], recording(WORDS[0]))
+    assert store.find(made.clone(), foreign=True).spec.concepts == parse(WORDS[0])
+    now[0] = "another"
+    assert store.find(made[:1], foreign=True).spec.concepts == parse(WORDS[0])
+    with pytest.raises(NeverRecordedError):
+        store.find(latent(1), foreign=True)
+
+
 def test_tensors_are_not_kept_alive():
     store = Store()
     made = latent()

@@ -34,6 +34,17 @@ def test_no_record_concepts_at_all(server):
     assert "No Record Concepts lies before this latent" in refusal(server, graph)
 
 
+def test_without_record_concepts_an_equal_picture_of_an_earlier_prompt_does_not_answer(server):
+    recorded = painting(seed=7005)
+    assert "maps" in server.queue(recorded).executed
+    graph = changed(painting(seed=7005), sampler={"model": ["demo", 0]})
+    del graph["record"]
+    assert "No Record Concepts lies before this latent" in refusal(server, graph)
+    graph["record"] = recorded["record"]  # the MODEL that is meant tells, too
+    graph["maps"]["inputs"]["model"] = ["record", 0]
+    assert "maps" in server.queue(graph).executed
+
+
 def test_record_concepts_on_the_second_model_of_a_merge(server):
     graph = changed(painting(seed=7003), sampler={"model": ["merge", 0]})
     graph["merge"] = node("ModelMergeSimple", model1=["demo", 0], model2=["record", 0], ratio=0.5)

@@ -165,16 +165,20 @@ class Store:
         latent: Tensor,
         spec: RecordSpec | None = None,
         among: Sequence[RecordSpec] = (),
+        *,
+        foreign: bool = False,
     ) -> Recording:
         """The recording of every picture in a latent `b ...`, in the latent's order.
 
         The latent may be cast, put together from several, taken apart along its batch, and along
         time, too. `spec` is the one that must have been recorded, `among` those that may have been.
+        A `foreign` latent, whose graph records nothing, is known as the very tensor that a run
+        made or by a run of this prompt, but not by values that an earlier prompt's picture shares.
         """
         if not bool(latent.isfinite().all()):
             raise ConceptAttentionError(NOT_FINITE)
         with self._lock:
-            found = [self._match(Sketch.of(item), latent, spec, among) for item in latent]
+            found = [self._match(Sketch.of(item), latent, spec, among, foreign) for item in latent]
             first = found[0][0]
             for match in (match for matches in found for match in matches):
                 if isinstance(match.entry.heard, Silence):
@@ -216,10 +220,11 @@ class Store:
         latent: Tensor,
         spec: RecordSpec | None,
         among: Sequence[RecordSpec],
+        foreign: bool,
     ) -> list[_Match]:
         """Where all cells of a picture were recorded: in one entry, or each in one of its own."""
         parts = [sketch] if self._fitting(sketch, spec) else sketch.cells
-        return [self._choose(self._fitting(part, spec), latent, among) for part in parts]
+        return [self._choose(self._fitting(part, spec), latent, among, foreign) for part in parts]
 
     def _fitting(self, sketch: Sketch, spec: RecordSpec | None) -> list[_Match]:
         """The entries that hold all cells of a sketch, the newest first; dropped ones last."""
@@ -234,18 +239,25 @@ class Store:
                 return matches
         return []
 
-    def _choose(self, matches: list[_Match], latent: Tensor, among: Sequence[RecordSpec]) -> _Match:
+    def _choose(
+        self, matches: list[_Match], latent: Tensor, among: Sequence[RecordSpec], foreign: bool
+    ) -> _Match:
+        known = self._known(latent)
+        prompt = self.current_prompt()
+
+        def is_known(match: _Match) -> bool:
+            return any(match.entry.heard is heard for heard in known)
+
+        def is_of_this_prompt(match: _Match) -> bool:
+            return prompt is not None and match.entry.prompt == prompt
+
+        if foreign:
+            matches = [match for match in matches if is_known(match) or is_of_this_prompt(match)]
         if not matches:
             raise NeverRecordedError(NEVER)
         nearest = min(match.distance for match in matches)
         matches = [match for match in matches if match.distance <= nearest]
-        known = self._known(latent)
-        prompt = self.current_prompt()
-        for tells in (
-            lambda match: any(match.entry.heard is heard for heard in known),
-            lambda match: match.spec in among,
-            lambda match: prompt is not None and match.entry.prompt == prompt,
-        ):
+        for tells in (is_known, lambda match: match.spec in among, is_of_this_prompt):
             told = [match for match in matches if tells(match)]
             matches = told or matches
         others = [match for match in matches if match.spec != matches[0].spec]
