@@ -13,6 +13,7 @@ import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Method, step
 from conceptattention.conceptattention_core.concepts import parse
@@ -157,6 +158,20 @@ def test_both_stages_are_recorded_each_with_its_own_steps(tiny):
     model = tiny.recorded()
     second = two_stages(tiny, model)
     assert STORE.find(second).steps == ((0, 0), (1, 1))
+
+
+def test_steps_are_the_runs_own_where_its_sampler_tells_a_longer_schedule(tiny):
+    model, steps = tiny.recorded(), 3
+
+    def tell_longer(executor, guider, sigmas, extra_args, *args, **kwargs):
+        earlier = sigmas[0] + torch.arange(9.0, 0, -1).to(sigmas)
+        options = extra_args["model_options"]["transformer_options"]
+        options["sample_sigmas"] = torch.cat([earlier, sigmas])
+        return executor(guider, sigmas, extra_args, *args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "longer", tell_longer)
+    latent = tiny.sample(model, steps=steps)
+    assert STORE.find(latent).steps == tuple((step, step) for step in range(steps))
 
 
 @pytest.mark.parametrize("sampler", ["heun", "dpm_2"])

@@ -148,7 +148,7 @@ def _around_model(
         except Enough:
             out = torch.zeros_like(x)
     with run.guard():
-        run.add(forward, options["sigmas"], options["sample_sigmas"])
+        run.add(forward, options["sigmas"])
     return out
 
 

@@ -64,6 +64,7 @@ class Run:
     ):
         self.tour, self.latent_shape, self.guard = tour, latent_shape, guard
         self.prompts = prompts  # the names of the positive ones
+        self.sigmas = sigmas
         _, _, *latents, h, w = latent_shape
         self.grid = tour.family.grid(network, h, w, *latents)
         self.recorder = Recorder(
@@ -108,7 +109,7 @@ class Run:
             with suppress(AttributeError):
                 self.pack = find_pack(network, self.tour.family.blocks(network))
 
-    def add(self, forward: "Forward", sigma: Tensor, schedule: Tensor) -> None:
+    def add(self, forward: "Forward", sigma: Tensor) -> None:
         """Keep a forward in which the concepts got through every block."""
         self.saw_whole = True
         self.calls += 1
@@ -117,10 +118,11 @@ class Run:
             self.look_for_packs(forward.network)
             return
         with self.lock:
-            self._keep(forward, sigma, schedule)
+            self._keep(forward, sigma)
 
-    def _keep(self, forward: "Forward", sigma: Tensor, schedule: Tensor) -> None:
-        now = (schedule - sigma.flatten()[0].to(schedule)).abs().argmin().item()
+    def _keep(self, forward: "Forward", sigma: Tensor) -> None:
+        # by the run's own sigmas: samplers may tell the model of a longer schedule
+        now = (self.sigmas - sigma.flatten()[0].to(self.sigmas)).abs().argmin().item()
         step = min(int(now), self.recorder.steps - 1)
         if forward.shown.frames is None:
             self.recorder.add(step, forward.scores)
