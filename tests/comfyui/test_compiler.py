@@ -7,10 +7,13 @@ a block that outlives it, at a pause inside a pause, and at a block that is run 
 import sys
 import types
 from collections.abc import Iterator
+from threading import get_ident
 from typing import Any
 
 import pytest
 import torch
+from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.hosts.comfyui import families
 from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES, find
 from conceptattention.conceptattention_core.hosts.comfyui.patch import WrappersMP
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
@@ -101,6 +104,7 @@ def graph(monkeypatch) -> Graph:
     if before is not None:
         vars(module).update(vars(before))
     module.pause_malloc_graph = lambda sync=False: Pause(graph)
+    module.MALLOC_GRAPHS = {get_ident(): types.SimpleNamespace(_comfy_active=True)}
     monkeypatch.setitem(sys.modules, "comfy.model_prefetch", module)
     return graph
 
@@ -139,6 +143,36 @@ def test_our_own_work_is_outside_of_what_the_compiler_counts(tiny, compiled):
     assert not compiled.paused
     assert torch.equal(latent, plain)
     assert STORE.find(latent).steps == ((0, 0), (1, 1))
+
+
+@pytest.mark.parametrize("name", ["MALLOC_GRAPHS", "ACTIVE_MALLOC_GRAPHS"])
+def test_a_model_of_no_family_is_not_called_inside_of_its_own_call(
+    name, graph, monkeypatch, request
+):
+    """Each version of ComfyUI counts one call at a time: another inside of it ends the process."""
+    tiny = TINY["Flux.1"]
+    monkeypatch.setattr(families, "FAMILIES", [])
+    host = sys.modules["comfy.model_prefetch"]
+    graphs = vars(host).pop("MALLOC_GRAPHS")
+    setattr(host, name, graphs if name == "MALLOC_GRAPHS" else {get_ident(): object()})
+    plain = tiny.sample(tiny.model(), cfg=3.0)
+    network, inside = tiny.model().model.diffusion_model, []
+
+    def enter(*_: Any):
+        if inside:
+            raise Aborted("a call inside of a call")
+        inside.append(1)
+
+    request.addfinalizer(network.register_forward_pre_hook(enter).remove)
+    leave = network.register_forward_hook(lambda *_: inside.clear(), always_call=True)
+    request.addfinalizer(leave.remove)
+    latent = tiny.sample(tiny.recorded(), cfg=3.0)
+    assert torch.equal(latent, plain)
+    with pytest.raises(ConceptAttentionError, match="no model .* --disable-comfy-compiler"):
+        STORE.find(latent)
+    getattr(host, name).clear()  # the compiler is off
+    with pytest.raises(Aborted, match="a call inside"):
+        tiny.sample(tiny.recorded(), cfg=3.0)
 
 
 def test_the_stand_in_aborts_where_memory_of_a_block_is_kept(graph):

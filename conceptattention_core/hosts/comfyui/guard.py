@@ -3,6 +3,7 @@
 import logging
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from threading import get_ident
 from types import TracebackType
 from typing import Any
 
@@ -71,6 +72,16 @@ def pause_compiler() -> AbstractContextManager:
     """
     pause = getattr(sys.modules.get("comfy.model_prefetch"), "pause_malloc_graph", None)
     return nullcontext() if pause is None else pause()
+
+
+def is_compiling() -> bool:
+    """Whether ComfyUI's compiler counts what this thread allocates, paused or not."""
+    host = sys.modules.get("comfy.model_prefetch")
+    graphs = getattr(host, "MALLOC_GRAPHS", None)  # one for each thread
+    if graphs is None:
+        graphs = getattr(host, "ACTIVE_MALLOC_GRAPHS", {})  # their name in 0.34
+    graph = graphs.get(get_ident())
+    return graph is not None and getattr(graph, "_comfy_active", True)
 
 
 def own_copy(value: Any) -> Any:

@@ -28,6 +28,7 @@ from ... import ConceptAttentionError
 from ...locating import Enough
 from ...recording import Grid, Time
 from .family import Family, Layout, Places
+from .guard import is_compiling
 from .override import OVERRIDE, merge_heads, split_heads
 from .positions import apart, numbered
 from .reading import encode_one, read_template, tokenize
@@ -110,6 +111,11 @@ class Rerun(Family):
     def enter(self, model: nn.Module, rows: Tensor, args: Args, conds: dict[str, Any]) -> "Riders":
         if args.get("original_block") is None:
             raise self.refuse("its blocks are not called through their place for patches")
+        if is_compiling():  # a model inside of a model: the compiler ends the process over less
+            raise self.refuse(
+                "ComfyUI compiles it, and it has to be called inside of its own call; start "
+                "ComfyUI with --disable-comfy-compiler"
+            )
         with self.on_unknown_ground():
             text_last = self._is_text_last(args)
             rows, lengths = apart(rows)
