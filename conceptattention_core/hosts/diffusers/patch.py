@@ -284,6 +284,8 @@ class Forward:
         self.at = 0  # the next block
         self.heard: dict[str, dict[tuple[int, ...], Tensor]] = {}
         """Of the block the concepts are at, by rows and tokens: attention may go in parts."""
+        self.others: dict[str, dict[tuple[int, ...], Tensor]] = {}
+        """The same of the last block, since the concepts have left it."""
         self.scores: list[Tensor] = []  # b c p for each scored block
 
     @property
@@ -315,19 +317,24 @@ class Forward:
 
     def hear(self, index: int, name: str, projected: Tensor) -> None:
         """Keep what a projection gave, `b n (head d)`, of the block that is due."""
-        if index == self.at:
+        kept = {self.at: self.heard, self.at - 1: self.others}.get(index)
+        if kept is not None:
             names = PROJECTIONS if name == FUSED else (name,)
             for one, part in zip(names, projected.chunk(len(names), dim=-1), strict=True):
-                self.heard.setdefault(one, {})[part.shape[:2]] = part
+                kept.setdefault(one, {})[part.shape[:2]] = part
 
     def step(self, index: int, attended: Tensor) -> None:
         """Take one block, given what the image attended, `b n (head d)`."""
         ride, concepts = self.ride, self.concepts
-        if index != self.at or ride is None or concepts is None:
+        if ride is None or concepts is None or index not in (self.at, self.at - 1):
             return
-        parts = [self.heard.get(name, {}).get(attended.shape[:2]) for name in PROJECTIONS]
+        among = self.heard if index == self.at else self.others
+        parts = [among.get(name, {}).get(attended.shape[:2]) for name in PROJECTIONS]
         heard = [part for part in (*parts, attended) if part is not None]
         if len(heard) <= len(PROJECTIONS):
+            return
+        if index < self.at:
+            self._refuse_another_part(index, attended)
             return
         q, k, v, outputs = (self._select(x) for x in heard)
         image = ride.image(index, q, k, v, outputs)
@@ -336,9 +343,25 @@ class Forward:
         if index in self.tour.blocks:
             self.scores.append(scores)
         self.heard.clear()
+        self.others.clear()
         self.at += 1
         if self.stops and self.done:
             raise Enough
+
+    def _refuse_another_part(self, index: int, attended: Tensor) -> None:
+        """Raise if the pictures may be in a further part of a block's attention as well."""
+        is_part = max(self.rows) < len(attended) < len(self.call["hidden_states"])
+        if is_part and not self._has_own_processor(index):
+            raise ConceptAttentionError(
+                "Attention is computed in parts that cannot be told apart: more than one of "
+                "them may be the prompt's, as where a perturbed pass is computed beside it."
+            )
+
+    def _has_own_processor(self, index: int) -> bool:
+        """Whether diffusers' code attends in a block: it computes the perturbed pass last."""
+        blocks = self.tour.family.blocks(self.transformer) if self.blocks is None else self.blocks
+        processor: Any = getattr(self.tour.family.attention(blocks[index]), "processor", None)
+        return type(processor).__module__.startswith("diffusers.")
 
     def _select(self, heard: Tensor) -> Tensor:
         """The patches of the pictures, `b p (head d)`, of what was heard of the whole call."""

@@ -4,6 +4,7 @@ import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from diffusers import (
     StableDiffusion3PAGPipeline,
 )
 from diffusers.models.attention_processor import (
+    JointAttnProcessor2_0,
     PAGCFGJointAttnProcessor2_0,
     PAGJointAttnProcessor2_0,
 )
@@ -211,6 +213,43 @@ def test_a_perturbed_pass_is_not_recorded(guidance):
     with record(pipe, SPEC) as listener:
         run(pipe, pag_scale=3.0, num_images_per_prompt=2)
     assert listener.recording().pictures == 2
+
+
+class InParts:
+    """A perturbed pass after the prompt's in one call, each with an attention of its own."""
+
+    def __init__(self, first: str):
+        self.order = sorted(("prompt", "perturbed"), key=lambda name: name != first)
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **given):
+        parts = {}
+        for name in self.order:
+            image, text = (
+                x.chunk(2)[name == "perturbed"] for x in (hidden_states, encoder_hidden_states)
+            )
+            if name == "perturbed":
+                image = image.mean(dim=1, keepdim=True).expand_as(image)
+            parts[name] = JointAttnProcessor2_0()(attn, image, text, **given)
+        both = zip(parts["prompt"], parts["perturbed"], strict=True)
+        return tuple(torch.cat(pair) for pair in both)
+
+
+@pytest.mark.parametrize("first", ["prompt", "perturbed"])
+def test_parts_of_one_attention_that_nothing_tells_apart_are_said(first):
+    pipe = perturbed()
+    pipe.transformer.transformer_blocks[1].attn.processor = InParts(first)
+    settings = {"height": 48, "width": 80, "num_inference_steps": 1, "prompt": "a red balloon"}
+    settings |= {"max_sequence_length": LENGTH, "output_type": "pt", "guidance_scale": 0.0}
+
+    def run() -> Tensor:
+        with patch.object(pipe, "_set_pag_attn_processor"):
+            return pipe(**settings, pag_scale=3.0, generator=torch.Generator().manual_seed(0))[0]
+
+    with record(pipe, SPEC) as listener:
+        recorded = run()
+    assert torch.equal(recorded, run())
+    with pytest.raises(ConceptAttentionError, match="computed in parts that cannot be told apart"):
+        listener.recording()
 
 
 # --- several pipelines, several stages, loops of one's own ----------------------------------------
