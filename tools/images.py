@@ -84,7 +84,7 @@ def paint() -> tuple[str, Any, Any]:
     prompt, negative = (
         nodes[sampler[name][0]]["inputs"]["text"] for name in ("positive", "negative")
     )
-    pipe = FluxPipeline.from_pretrained(ROOT / "demo" / "model", torch_dtype=torch.float32)
+    pipe: Any = FluxPipeline.from_pretrained(ROOT / "demo" / "model", torch_dtype=torch.float32)
     length = find(pipe).text_length(pipe)
     spec = RecordSpec(parse(inputs["ConceptAttentionRecord"]["concepts"]))
     with record(pipe, spec, max_sequence_length=length) as listener:

@@ -47,8 +47,8 @@ def load_clips(graph: Graph, model: Model) -> Node:
         loader = graph.add("CLIPLoader", 0, clip_name=names[0], type=model.kind)
     else:
         loaders = {2: "DualCLIPLoader", 4: "QuadrupleCLIPLoader"}
-        numbered = {f"clip_name{i}": name for i, name in enumerate(names, 1)}
-        kind = {"type": model.kind} if model.kind else {}
+        numbered: dict[str, Any] = {f"clip_name{i}": name for i, name in enumerate(names, 1)}
+        kind: dict[str, Any] = {"type": model.kind} if model.kind else {}
         loader = graph.add(loaders[len(names)], 0, **numbered, **kind)
     loader.files = [(*file, "text_encoders") for file in model.clips]
     return loader

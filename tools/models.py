@@ -6,6 +6,7 @@ Files and settings are those of ComfyUI's own templates.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 COMFY, T5 = "Comfy-Org/", "comfyanonymous/flux_text_encoders/resolve/main/"
 SPLIT = "/resolve/main/split_files/"
@@ -42,7 +43,7 @@ class Model:
     sampler: str = "euler"
     scheduler: str = "simple"
     empty: str = "EmptySD3LatentImage"
-    size: dict[str, int] = field(default_factory=lambda: {"width": 1024, "height": 1024})
+    size: dict[str, Any] = field(default_factory=lambda: {"width": 1024, "height": 1024})
 
 
 HD = {"width": 848, "height": 480, "length": 33}
