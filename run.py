@@ -1,6 +1,7 @@
 """Try ConceptAttention without installing anything by hand.
 
     python run.py demo      paint a picture with the small model in demo/, show where its words are
+    python run.py check     look for faults without running anything: ruff and pyright
     python run.py test      run every test, also inside each ComfyUI found on this machine
 
 The first start fills an environment of its own, .venv beside this file; later starts reuse it.
@@ -49,7 +50,7 @@ DEMO = {
 
 TEST_TOOLS = ["pytest", "pytest-xdist", "hypothesis"]
 MOST_LANES = 4  # each starts a ComfyUI of its own, and a browser
-EXTRAS = {"demo": "", "test": "[test,cluster]"}
+EXTRAS = {"demo": "", "check": "[dev]", "test": "[test,cluster]"}
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 
 
@@ -77,6 +78,25 @@ def demo(arguments: list[str]) -> int:
         say(f"Look at {overlay}: the picture with every concept marked.")
     say(f"All files are in {out}")
     return 0
+
+
+# --- check ----------------------------------------------------------------------------------------
+
+
+def check(arguments: list[str]) -> int:
+    if arguments:
+        raise SetupError(f"check takes no options; it got {' '.join(arguments)}.")
+    python = environment("check")
+    tools = [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["pyright", "--pythonpath", python],
+    ]
+    failed = False
+    for tool in tools:
+        say(f"\n{tool[0]} {tool[1] if tool[0] == 'ruff' else ''}".rstrip())
+        failed |= subprocess.call([python, "-m", *tool], cwd=ROOT) != 0
+    return int(failed)
 
 
 # --- test -----------------------------------------------------------------------------------------
@@ -368,7 +388,7 @@ def say(text: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    commands = {"demo": demo, "test": test}
+    commands = {"demo": demo, "check": check, "test": test}
     if not arguments or arguments[0] not in commands:
         print(__doc__)
         return 0 if arguments in ([], ["-h"], ["--help"]) else 2

@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from .recipe import RECIPES
+from .training.recipe import RECIPES
 
 
 def read_log(path: Path) -> tuple[list[int], list[float]]:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .checkpoints import load_checkpoint
-from .export import export_pipeline
-from .recipe import RECIPES
 from .train import MODEL_FOLDER
-from .train_flow import FlowModel
-from .train_vae import load_vae
+from .training.checkpoints import load_checkpoint
+from .training.export import export_pipeline
+from .training.recipe import RECIPES
+from .training.train_flow import FlowModel
+from .training.train_vae import load_vae
 
 
 def mix(weights: list[dict[str, Tensor]], shares: list[float]) -> dict[str, Tensor]:

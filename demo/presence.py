@@ -19,11 +19,11 @@ from diffusers import FluxPipeline
 from torch import Tensor
 from tqdm import tqdm
 
-from .recipe import TEXT_LENGTH
 from .recogniser import load_recogniser, recognise
 from .scenes import HELD_OUT_SEED, WORDS, lay_out, render, write_caption
 from .train import MODEL_FOLDER
-from .train_vae import to_pixels
+from .training.recipe import TEXT_LENGTH
+from .training.train_vae import to_pixels
 
 FIRST_SEED = HELD_OUT_SEED + 100_000
 

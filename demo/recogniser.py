@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from tqdm import tqdm
 
-from .checkpoints import Clock, learning_rate
-from .pictures import draw_examples
 from .scenes import HELD_OUT_SEED, WORDS
-from .train_vae import to_pixels
+from .training.checkpoints import Clock, learning_rate
+from .training.pictures import draw_examples
+from .training.train_vae import to_pixels
 
 WEIGHTS = Path(__file__).with_name("recogniser.safetensors")
 PIXELS = 64  # enough to tell the words apart, and quick

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from .checkpoints import load_checkpoint
-from .export import export_pipeline, restore_checkpoints
-from .latents import encode_scenes, load_latents, save_latents
-from .recipe import RECIPES, Recipe
-from .team import Team
-from .train_flow import FlowModel, train_flow
-from .train_vae import load_vae, train_vae
+from .training.checkpoints import load_checkpoint
+from .training.export import export_pipeline, restore_checkpoints
+from .training.latents import encode_scenes, load_latents, save_latents
+from .training.recipe import RECIPES, Recipe
+from .training.team import Team
+from .training.train_flow import FlowModel, train_flow
+from .training.train_vae import load_vae, train_vae
 
 MODEL_FOLDER = Path(__file__).with_name("model")
 

@@ -138,19 +138,14 @@ LINK = re.compile(r"\]\(((?!https?:|#)[^)#]+)")
 
 
 @pytest.fixture(scope="module")
-def shipped() -> set[Path]:
-    """What the Comfy Registry's download has: what git has, but for .comfyignore."""
+def kept() -> set[Path]:
+    """The files that git has or would take."""
     git = shutil.which("git")
     if not git or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-
-    def listed(*options: str) -> set[str]:
-        listing = [git, "ls-files", "-z", "--cached", *options]
-        return set(subprocess.check_output(listing, cwd=ROOT, text=True).split("\0")) - {""}
-
-    dropped = listed("--ignored", f"--exclude-from={ROOT / '.comfyignore'}")
-    assert dropped
-    return {ROOT / name for name in listed() - dropped}
+    listing = [git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.check_output(listing, cwd=ROOT, text=True).split("\0")
+    return {ROOT / name for name in names if name and (ROOT / name).exists()}
 
 
 def reaches(target: Path, files: set[Path]) -> bool:
@@ -158,17 +153,9 @@ def reaches(target: Path, files: set[Path]) -> bool:
 
 
 @each_document
-def test_links_of_what_is_shipped_lead_to_what_is_shipped(shipped, file):
-    assert file in shipped
+def test_links_lead_to_files_of_the_repository(kept, file):
     targets = {link: (file.parent / link).resolve() for link in LINK.findall(read(file))}
-    assert [link for link, target in targets.items() if not reaches(target, shipped)] == []
-
-
-def test_the_pack_is_shipped_whole_and_its_workshop_is_not(shipped):
-    for name in ("__init__.py", "nodes", "web", "locales", "workflows", "subgraphs", "demo/model"):
-        assert reaches(ROOT / name, shipped), name
-    for name in ("tests", ".github", ".ci", ".pre-commit-config.yaml", "docs/make_images.py"):
-        assert not reaches(ROOT / name, shipped), name
+    assert [link for link, target in targets.items() if not reaches(target, kept)] == []
 
 
 def test_every_picture_of_the_documents_is_shown_somewhere():

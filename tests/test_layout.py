@@ -4,9 +4,11 @@ __init__ -> nodes -> hosts/comfyui -> core <- hosts/diffusers <- cli
 """
 
 import ast
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,6 +194,33 @@ def test_requirements_and_pyproject_agree():
     assert re.findall(r'"(.+?)"', asked[1]) == lines
 
 
+def test_every_check_runs_the_same_versions_of_its_tools():
+    pinned = re.findall(
+        r'"(ruff|pyright)(?:\[\w+\])?==([\d.]+)"', (ROOT / "pyproject.toml").read_text("utf-8")
+    )
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    found = re.findall(r"/(ruff|pyright)-(?:pre-commit|python)\n\s+rev: v([\d.]+)\n", hooks)
+    assert sorted(found) == sorted(pinned)
+    assert [name for name, _ in sorted(pinned)] == ["pyright", "ruff"]
+
+
+def test_releases_wait_for_the_tests():
+    flow = (ROOT / ".github" / "workflows" / "publish.yml").read_text("utf-8")
+    assert "uses: ./.github/workflows/test.yml" in flow
+    registry = flow[flow.index("  registry:") :]
+    assert re.search(r"^    needs: \[test, version\]$", registry, re.MULTILINE)
+
+
+def test_the_changelog_has_the_form_of_keep_a_changelog():
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    versions = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert versions[0] == "[Unreleased]"
+    form = re.compile(r"\[\d+\.\d+\.\d+\]( - \d{4}-\d{2}-\d{2})?")
+    assert [name for name in versions[1:] if not form.fullmatch(name)] == []
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.+)$", text, re.MULTILINE)) <= kinds
+
+
 def test_the_registry_gets_what_it_asks_for():
     """What https://docs.comfy.org/registry/specifications demands of pyproject.toml."""
     tomllib = pytest.importorskip("tomllib")
@@ -200,7 +229,7 @@ def test_the_registry_gets_what_it_asks_for():
     assert re.fullmatch(r"[a-z][a-z0-9._-]{0,99}", project["name"])
     assert "comfy" not in project["name"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
-    assert f"## {project['version']}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert project["description"] and (ROOT / project["readme"]).exists()
     assert project["license"] == "Apache-2.0" and (ROOT / "LICENSE").exists()
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", comfy["PublisherId"])
@@ -222,7 +251,8 @@ def test_the_registrys_pictures_have_its_sizes():
 
 def test_nothing_that_the_registry_refuses():
     """No exec, no eval, no two statements in a line: the rules of `comfy node validate`."""
-    ruff = shutil.which("ruff")
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    ruff = shutil.which("ruff", path=beside)
     if not ruff:
         pytest.skip("no ruff here")
     rules = ["check", "--isolated", "--no-cache", "--select", "S102,S307,E702"]

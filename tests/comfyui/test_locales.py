@@ -1,20 +1,16 @@
 """The nodes' texts in every language: complete, none left over, English as the schemas say.
 
-When it fails: python docs/make_locales.py (its first lines say how), then fill what it names.
+When it fails: python -m tools.locales (its first lines say how), then fill what it names.
 """
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+from conceptattention.tools import locales
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ["en", "de", "es", "fr", "ja", "ko", "zh"]
 OPTIONS = {"mean", "otsu", "fixed", "top area", "hysteresis", "competition"}
-
-spec = importlib.util.spec_from_file_location("make_locales", ROOT / "docs" / "make_locales.py")
-locales = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(locales)
 
 
 def every_text(texts: dict, path: str = ""):

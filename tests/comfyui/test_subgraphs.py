@@ -8,6 +8,7 @@ import aiohttp
 import cv2
 import numpy as np
 import pytest
+from conceptattention.tools.subgraphs import make
 
 from .browser import command, drop, run
 from .graphs import WORDS, node, painting, pictures, unrecorded
@@ -59,10 +60,7 @@ def picture(server) -> np.ndarray:
 # --- the files ------------------------------------------------------------------------------------
 
 
-def test_the_files_are_what_the_generator_makes(known, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    from make_subgraphs import make
-
+def test_the_files_are_what_the_generator_makes(known):
     assert {file.stem: read(file) for file in FILES} == make(known)
 
 

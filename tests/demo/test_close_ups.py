@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from demo.close_ups import LEAST_SHARE, close_up, keep_shown, list_shown
-from demo.pictures import draw_example
 from demo.scenes import COLOURS, GROUNDS, WORDS, lay_out, render, write_caption
+from demo.training.close_ups import LEAST_SHARE, close_up, keep_shown, list_shown
+from demo.training.pictures import draw_example
 
 SEEDS = range(20)
 

@@ -45,9 +45,9 @@ def test_it_draws_the_sky_that_is_asked_for(pipeline):
 
 
 def test_its_autoencoder_gives_back_what_it_got(pipeline):
-    from demo.recipe import LATENT_STD
     from demo.scenes import scene
-    from demo.train_vae import normalise, to_pixels
+    from demo.training.recipe import LATENT_STD
+    from demo.training.train_vae import normalise, to_pixels
 
     pixels = to_pixels(np.stack([scene(20_000_000 + seed, 128).image for seed in range(4)]))
     with torch.no_grad():

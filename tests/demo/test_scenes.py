@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from demo.scenes import ALIASES, COLOURS, SKIES, WORDS, lay_out, scene, write_caption
-from demo.vocabulary import list_words
+from demo.training.vocabulary import list_words
 
 SEEDS = range(12)
 

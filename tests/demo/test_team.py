@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 
 from torch import nn
 
-from demo.team import Team
+from demo.training.team import Team
 
 
 def average_in_process(rank: int, port: int, folder: str) -> None:

@@ -11,13 +11,13 @@ import torch
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from demo.checkpoints import Clock, learning_rate, load_checkpoint
-from demo.export import restore_checkpoints
-from demo.latents import load_latents, pack, unpack
-from demo.recipe import LATENT_STD, FlowSchedule, Recipe, VaeSchedule
 from demo.train import limit, list_stages, run_stage
-from demo.train_flow import Batches, FlowModel, number_patches, sample
-from demo.vocabulary import UNKNOWN, list_words
+from demo.training.checkpoints import Clock, learning_rate, load_checkpoint
+from demo.training.export import restore_checkpoints
+from demo.training.latents import load_latents, pack, unpack
+from demo.training.recipe import LATENT_STD, FlowSchedule, Recipe, VaeSchedule
+from demo.training.train_flow import Batches, FlowModel, number_patches, sample
+from demo.training.vocabulary import UNKNOWN, list_words
 
 SMALL = Recipe(
     hidden=32,
@@ -130,8 +130,8 @@ def test_training_can_be_taken_up_from_an_export(work, tmp_path):
 
 
 def test_latents_have_zero_mean_and_the_wanted_spread_after_rescaling():
-    from demo.recipe import build_vae
-    from demo.train_vae import normalise, rescale_latents, shrink_stream
+    from demo.training.recipe import build_vae
+    from demo.training.train_vae import normalise, rescale_latents, shrink_stream
 
     torch.manual_seed(0)
     vae, pixels = build_vae(SMALL), torch.rand(4, 3, 32, 32) * 2 - 1
@@ -212,7 +212,7 @@ def test_a_loss_that_is_no_number_ends_the_training(work, monkeypatch):
     def lose(model, *batch):
         return model.transformer.proj_out.weight.sum() * float("nan")
 
-    monkeypatch.setattr("demo.train_flow.flow_loss", lose)
+    monkeypatch.setattr("demo.training.train_flow.flow_loss", lose)
     with pytest.raises(FloatingPointError, match="the loss of step"):
         train("flow-32", work, limit(SMALL, "flow-32", None, 2), again=True)
     after = load_checkpoint(work / "flow-32.pt")

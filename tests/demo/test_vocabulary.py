@@ -2,8 +2,8 @@
 
 import pytest
 
-from demo.recipe import TEXT_LENGTH
-from demo.vocabulary import (
+from demo.training.recipe import TEXT_LENGTH
+from demo.training.vocabulary import (
     BOS,
     EOS,
     PAD,

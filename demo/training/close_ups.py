@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .scenes import GROUNDS, PROBE_SIZE, Layout, Shape, Thing, render
+from ..scenes import GROUNDS, PROBE_SIZE, Layout, Shape, Thing, render
 
 CLOSENESS = (1.1, 3.0)  # the window's side, in sizes of the thing it is around
 LEAST_SHARE = 0.015  # of the picture; what shows less is not named

@@ -1,9 +1,9 @@
 """Remake the pictures of the README and of ComfyUI's template browser.
 
-    python docs/make_images.py results    docs/images/first_masks.jpg
-    python docs/make_images.py graphs     docs/images/*_graph.jpg and the workflows' pictures;
+    python -m tools.images results    docs/images/first_masks.jpg
+    python -m tools.images graphs     docs/images/*_graph.jpg and the workflows' pictures;
                                           followed by names, only those of these workflows
-    python docs/make_images.py brand      docs/images/icon.png, banner.png
+    python -m tools.images brand      docs/images/icon.png, banner.png
 
 `results` paints what workflows/first_masks.json paints, with demo/model. It runs in the
 environment that `python run.py demo` makes.
@@ -50,7 +50,6 @@ def save(picture: Image.Image, file: Path, most: int) -> None:
 
 
 def results() -> None:
-    sys.path.insert(0, str(ROOT))
     import numpy as np
 
     from conceptattention_core import render
@@ -85,7 +84,7 @@ def paint() -> tuple[str, Any, Any]:
     prompt, negative = (
         nodes[sampler[name][0]]["inputs"]["text"] for name in ("positive", "negative")
     )
-    pipe = FluxPipeline.from_pretrained(ROOT / "demo" / "model", torch_dtype=torch.float32)
+    pipe: Any = FluxPipeline.from_pretrained(ROOT / "demo" / "model", torch_dtype=torch.float32)
     length = find(pipe).text_length(pipe)
     spec = RecordSpec(parse(inputs["ConceptAttentionRecord"]["concepts"]))
     with record(pipe, spec, max_sequence_length=length) as listener:
@@ -173,10 +172,10 @@ LEND = """outputs => {
 
 
 def graphs(*names: str) -> None:
-    sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
-    from browser import drop, run
     from playwright.sync_api import sync_playwright
-    from server import Server
+
+    from tests.comfyui.browser import drop, run
+    from tests.comfyui.server import Server
 
     wanted = [
         file for file in sorted(WORKFLOWS.glob("*.json")) if file.stem in (names or [file.stem])
@@ -248,7 +247,7 @@ def show_as_photo(server: Any, outputs: dict[str, Any]) -> None:
 
 def take(page: Any, file: Path) -> None:
     """The picture of the graph on the page, for the template browser and for documents."""
-    from browser import command
+    from tests.comfyui.browser import command
 
     page.wait_for_timeout(3000)
     command(page, "Comfy.Canvas.FitView")
@@ -281,7 +280,6 @@ def shot(page: Any, width: int) -> Image.Image:
 
 def brand() -> None:
     """A scene of the demo's own, half of it in the colours of its words."""
-    sys.path.insert(0, str(ROOT))
     import numpy as np
 
     from conceptattention_core.render import colour

@@ -17,6 +17,7 @@ from torch.nn.functional import mse_loss
 from tqdm import tqdm
 from transformers import CLIPTextModel, T5EncoderModel
 
+from ..scenes import ALIASES, WORDS
 from .checkpoints import Clock, learning_rate, load_checkpoint, log_row, save_checkpoint
 from .latents import LatentSet
 from .recipe import (
@@ -28,7 +29,6 @@ from .recipe import (
     build_t5,
     build_transformer,
 )
-from .scenes import ALIASES, WORDS
 from .team import Team
 from .vocabulary import (
     BOS,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from ..scenes import ALIASES, COLOURS, SKIES, WORDS
 from .recipe import TEXT_LENGTH
-from .scenes import ALIASES, COLOURS, SKIES, WORDS
 
 PAD, EOS, UNKNOWN, BOS = "<pad>", "</s>", "<unk>", "<s>"
 SPECIAL = (PAD, EOS, UNKNOWN, BOS)

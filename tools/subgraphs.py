@@ -1,9 +1,9 @@
 """Remake subgraphs/*.json, the blueprints: whole graphs that ComfyUI's page offers as one node.
 
-    python docs/make_subgraphs.py
+    python -m tools.subgraphs
 
-It runs in ComfyUI's Python, as make_workflows.py does, which draws the insides. ComfyUI hands out
-the subgraphs of every pack; its page calls each by the name of its file.
+It runs in ComfyUI's Python; COMFYUI_PATH names ComfyUI, which hands out the subgraphs of every
+pack; its page calls each by the name of its file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from make_workflows import (
+from .graph import (
     COLOUR,
     GAP,
     LINE,
@@ -24,14 +24,13 @@ from make_workflows import (
     Info,
     Node,
     Output,
-    Start,
     ask_comfyui,
     identify,
     page,
-    paint_within,
     plug,
     rows,
 )
+from .parts import Start, paint_within
 
 SUBGRAPHS = ROOT / "subgraphs"
 INPUTS, OUTPUTS = -10, -20  # what the page calls the two ends of a subgraph

@@ -30,10 +30,6 @@ def normalise(latents: Tensor) -> Tensor:
     return (latents - SHIFT_FACTOR) * SCALING_FACTOR
 
 
-def denormalise(latents: Tensor) -> Tensor:
-    return latents / SCALING_FACTOR + SHIFT_FACTOR
-
-
 def is_stream_writer(name: str) -> bool:
     """Whether a parameter writes what a group norm reads next (in the autoencoder's names)."""
     writers = ("conv_in.", ".conv1.", ".conv2.", ".to_out.0.")

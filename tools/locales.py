@@ -1,19 +1,18 @@
 """Remake locales/en/nodeDefs.json, the texts of the nodes, and say what translations lack.
 
-    python docs/make_locales.py
+    python -m tools.locales
 
 It runs in ComfyUI's Python; COMFYUI_PATH names ComfyUI. In the other languages of `locales`
 nothing is changed but what belongs to no node any more.
 """
 
+from __future__ import annotations
+
 import json
-import os
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from .graph import ROOT, ask_comfyui
+
 LOCALES = ROOT / "locales"
 
 Texts = dict[str, Any]
@@ -77,15 +76,7 @@ def prune(english: Texts, other: Texts) -> Texts:
 
 
 def main() -> None:
-    sys.path.insert(0, str(ROOT))
-    from tests.comfyui.server import Server
-
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(os.environ["COMFYUI_PATH"]), Path(folder) / "comfyui")
-        try:
-            english = read_texts(server.object_info())
-        finally:
-            server.stop()
+    english = read_texts(ask_comfyui())
     write("en", english)
     for file in sorted(LOCALES.glob("*/nodeDefs.json")):
         language = file.parent.name

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ..scenes import WORDS
 from .pictures import draw_examples
 from .recipe import FlowSchedule
-from .scenes import WORDS
 from .train_vae import normalise, to_pixels
 
 CAPTIONS_PER_SCENE = 4

@@ -10,8 +10,8 @@ from multiprocessing import get_context
 import numpy as np
 from tqdm import tqdm
 
+from ..scenes import lay_out, render, write_caption
 from .close_ups import close_up, keep_shown, list_shown
-from .scenes import lay_out, render, write_caption
 
 UNCOLOURED_CAPTIONS = 0.3  # or "a balloon" alone would draw none where "a red balloon" does
 
