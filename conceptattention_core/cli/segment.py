@@ -174,7 +174,7 @@ def segment(asked: argparse.Namespace) -> int:
     todo = list_open(pictures, asked.out, settings)
     done = len(pictures) - len(todo)
     if done:
-        print(f"{done} of {len(pictures)} are done already.")
+        options.say(f"{done} of {len(pictures)} are done already.")
 
     from tqdm import tqdm
 
