@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from conceptattention_core.concepts import parse
-from conceptattention_core.maps import ConceptMaps
+from conceptattention_core.maps import read_maps
 from conceptattention_core.masks import MaskSpec, draw
-from conceptattention_core.recording import Grid
+from conceptattention_core.recording import Grid, Recording, RecordSpec
 
 RESULTS = Path(__file__).parent / "results"
 WORDS = "balloon, sun, sky, mountain, cloud, water, boat, tree"
@@ -37,7 +37,9 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(1, 8, SIDE // 64, SIDE // 64, generator=generator)
     scores = torch.nn.functional.interpolate(scores, scale_factor=4, mode="bicubic")
-    maps = ConceptMaps((3 * scores).softmax(1), parse(WORDS), Grid.of_latent(128, 128), {})
+    spec, grid, once = RecordSpec(parse(WORDS)), Grid.of_latent(128, 128), ((0, 0),)
+    recording = Recording(3 * scores[:, None, None], spec, grid, once, once, "none")
+    maps = read_maps(recording)
     image = torch.rand(1, SIDE, SIDE, 3, generator=generator)
     seconds = {}
     for name, spec in WAYS.items():

@@ -7,7 +7,7 @@ concept vectors in the output space of the attention says where each concept is.
 Data, in the order it flows::
 
     ConceptSet -> a family embeds it -> attention.step per block -> Recorder -> Recording
-               -> maps.reduce -> ConceptMaps -> masks.draw -> one mask per concept
+               -> maps.read_maps -> ConceptMaps -> masks.draw -> one mask per concept
 
 Axes, one letter or word each, everywhere in this package:
 
@@ -19,7 +19,61 @@ Axes, one letter or word each, everywhere in this package:
     head d attention heads, their width   rgb    colours
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .texts import escape_text
+
+if TYPE_CHECKING:
+    from .attention import Method as Method
+    from .concepts import Concept as Concept
+    from .concepts import ConceptSet as ConceptSet
+    from .concepts import parse as parse
+    from .locating import LocateSpec as LocateSpec
+    from .maps import ConceptMaps as ConceptMaps
+    from .maps import presence as presence
+    from .maps import reduce as reduce
+    from .masks import MaskSpec as MaskSpec
+    from .masks import draw as draw
+    from .recording import Recording as Recording
+    from .recording import RecordSpec as RecordSpec
+
+    __version__: str
+
+_PUBLIC = {
+    "Method": "attention",
+    "Concept": "concepts",
+    "ConceptSet": "concepts",
+    "parse": "concepts",
+    "LocateSpec": "locating",
+    "ConceptMaps": "maps",
+    "presence": "maps",
+    "reduce": "maps",
+    "MaskSpec": "masks",
+    "draw": "masks",
+    "Recording": "recording",
+    "RecordSpec": "recording",
+}
+"""Public names and their modules, which are imported when a name is first used: they need torch."""
+
+__all__ = ["ConceptAttentionError", "__version__", *_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from .version import read_version
+
+        found = read_version()
+    elif name in _PUBLIC:
+        found = getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 class ConceptAttentionError(ValueError):

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from .export import file_names
-from .maps import ORDERS, ConceptMaps, check_reading, choose_entries
+from .maps import ORDERS, ConceptMaps, choose_entries
 from .ranges import share_out
 from .recording import Recording
 from .render import Picture, colour, heat_map
@@ -49,25 +49,15 @@ class Group:
     """Entries of the recording, each of which weighs the same in a mean."""
 
 
-def page(
-    image: Picture,
-    recording: Recording,
-    b: int = 0,
-    *,
-    temperature: float = 1.0,
-    steps: str = "all",
-    blocks: str = "all",
-    title: str = "Concepts",
-) -> str:
-    """The file's text, for picture `b` of the recording; `image` is that picture.
+def make_page(image: Picture, maps: ConceptMaps, b: int = 0, title: str = "Concepts") -> str:
+    """The file's text, for picture `b` of the maps; `image` is that picture.
 
-    Maps are those of `maps.reduce` in the paper's order, at this temperature. The page opens with
-    the ranges `steps` and `blocks` (see `ranges.select`) and holds all that was recorded.
+    The page opens with the steps and blocks that the maps were read from and holds all that was
+    recorded, in the paper's order, at the maps' temperature.
     """
-    recording = recording.picture(b)
-    check_reading(temperature=temperature)
+    recording, spec = maps.recording.picture(b), maps.spec
     step_groups, block_groups = group(recording)
-    first_steps, first_blocks = choose_entries(recording, steps, blocks)
+    first_steps, first_blocks = choose_entries(recording, spec.steps, spec.blocks)
     grid, concepts = recording.grid, recording.concepts
     data = {
         "title": clean_text(title),
@@ -89,7 +79,7 @@ def page(
         },
         "heat": heat_map(torch.linspace(0, 1, HEAT_COLOURS)[None], 0, 1)[0].tolist(),
         "picture": _embed(image),
-        "cube": _pack(_cube(recording, temperature, step_groups, block_groups)),
+        "cube": _pack(_cube(recording, spec.temperature, step_groups, block_groups)),
     }
     text = json.dumps(data, allow_nan=False).replace(
         "<", "\\u003c"
@@ -97,16 +87,9 @@ def page(
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACEHOLDER, text)
 
 
-def page_of(image: Picture, maps: ConceptMaps, b: int) -> str:
-    """The page of picture `b`, opening with the steps and blocks that these maps were read from."""
-    how = {name: str(maps.settings[name]) for name in ("steps", "blocks")}
-    temperature = float(str(maps.settings["temperature"]))
-    return page(image, maps.source, b, temperature=temperature, **how)
-
-
 def save_page(out: Path, image: Picture, maps: ConceptMaps, b: int) -> None:
     """The page of picture `b` as explorer.html in the folder `out`."""
-    (out / "explorer.html").write_text(page_of(image, maps, b), "utf-8")
+    (out / "explorer.html").write_text(make_page(image, maps, b), "utf-8")
 
 
 def group(recording: Recording) -> tuple[list[Group], list[Group]]:

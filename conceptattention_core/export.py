@@ -258,7 +258,24 @@ def _report(maps: ConceptMaps, spec: MaskSpec, mask: str, by_frame: bool = False
                 **({"coverage of frames": coverages} if by_frame else {}),
             }
         )
-    return {"concepts": told, "maps": maps.settings, "masks": asdict(spec)}
+    return {"concepts": told, "maps": describe_reading(maps), "masks": asdict(spec)}
+
+
+def describe_reading(maps: ConceptMaps) -> dict[str, object]:
+    """How maps were recorded and read, as a report has it."""
+    recording, spec = maps.recording, maps.spec
+    return {
+        "model": recording.model,
+        "tokens": recording.spec.tokens,
+        "attend to": recording.spec.method.attend,
+        "space": recording.spec.method.space,
+        "bounces": recording.spec.method.bounces,
+        "steps": spec.steps,
+        "blocks": spec.blocks,
+        "order": spec.order,
+        "temperature": spec.temperature,
+        "scale": spec.scale,
+    }
 
 
 def save_names(out: Path, concepts: ConceptSet) -> None:

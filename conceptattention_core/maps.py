@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from . import ConceptAttentionError
+from .attention import SPACES
 from .concepts import ConceptSet
-from .ranges import DEEP, name_span, select
+from .ranges import DEEP, check_range, name_span, select
 from .recording import NOT_FINITE, Grid, Recording, Time, is_finite
 
 
@@ -63,18 +64,64 @@ SCALES: dict[str, Callable[[Tensor, str, float], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class ConceptMaps:
-    """Per patch, how much of each concept: `b c y x`, float32, 0..1, summing to 1 over c.
+class ReadSpec:
+    """How maps are read from a recording."""
 
-    Each picture of a video is one of `b`.
+    steps: str = "all"
+    """Sampling steps, from 0: a range as `ranges.select` takes it."""
+    blocks: str = DEEP
+    """The model's joint-attention blocks, from 0: a range as `ranges.select` takes it."""
+    order: str = "softmax, then mean"
+    """One of ORDERS. The default is the paper's."""
+    temperature: float = 1.0
+    """Above 0. Scores are divided by it before the softmax over concepts: above 1 is softer."""
+    scale: str = "as they are"
+    """How scores compete, one of SCALES. The default is the paper's."""
+    space: str | None = None
+    """The space of the scores, one of `attention.SPACES`. None: that of the recording.
+
+    It is chosen when a run is recorded: reading in another one is refused.
     """
 
-    maps: Tensor
-    concepts: ConceptSet
-    grid: Grid
-    settings: dict[str, object]
-    recording: Recording | None = None
-    """What they were read from, for views that show its steps and blocks."""
+    def __post_init__(self):
+        check_range(self.steps, "steps")
+        check_range(self.blocks, "blocks")
+        for what, asked, accepted in (("order", self.order, ORDERS), ("scale", self.scale, SCALES)):
+            if asked not in accepted:
+                raise ConceptAttentionError(
+                    f"Unknown {what} '{asked}'. Accepted: {', '.join(accepted)}."
+                )
+        if not 0 < self.temperature < math.inf:
+            raise ConceptAttentionError(
+                f"The temperature must be above 0 and finite, got {self.temperature}."
+            )
+        if self.space is not None and self.space not in SPACES:
+            raise ConceptAttentionError(
+                f"Unknown space '{self.space}'. Accepted: {', '.join(SPACES)}."
+            )
+
+    def resolve(self, recording: Recording) -> "ReadSpec":
+        """The same with what it leaves to the recording filled in: its space and its blocks."""
+        recorded = recording.spec.method.space
+        if self.space not in (None, recorded):
+            raise ConceptAttentionError(
+                f"Asked for maps in the space '{self.space}', but '{recorded}' was recorded. "
+                "Record with the space that you want to read."
+            )
+        blocks = recording.spec.blocks if self.blocks == "all" else self.blocks
+        return replace(self, blocks=blocks, space=recorded)
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptMaps:
+    """Per patch, how much of each concept: what `read_maps` gives."""
+
+    maps: Tensor = field(repr=False)
+    """`b c y x`, float32, 0..1, summing to 1 over c. Each picture of a video is one of `b`."""
+    recording: Recording = field(repr=False)
+    """What they were read from."""
+    spec: ReadSpec = field(default_factory=ReadSpec)
+    """How they were read, with what it left to the recording filled in."""
 
     def __post_init__(self):
         if not is_finite(self.maps):
@@ -83,18 +130,18 @@ class ConceptMaps:
             )
 
     @property
-    def source(self) -> Recording:
-        """Their recording, or an error where they came without it."""
-        if self.recording is None:
-            raise ConceptAttentionError("These maps came without their recording.")
-        return self.recording
+    def concepts(self) -> ConceptSet:
+        """The concepts in the order of axis c."""
+        return self.recording.concepts
+
+    @property
+    def grid(self) -> Grid:
+        """The patch grid y x, and the picture that it covers."""
+        return self.recording.grid
 
     def picture(self, b: int) -> "ConceptMaps":
         """The maps of one picture of the batch."""
-        recording = self.recording
-        if recording is not None:
-            recording = recording.picture(b)
-        return replace(self, maps=self.maps[b : b + 1], recording=recording)
+        return replace(self, maps=self.maps[b : b + 1], recording=self.recording.picture(b))
 
     def of(self, name: str) -> Tensor:
         """The map of one concept, `b y x`."""
@@ -126,56 +173,12 @@ class Presence:
         return self.coverage >= 0.005
 
 
-def reduce(
-    recording: Recording,
-    *,
-    steps: str = "all",
-    blocks: str = DEEP,
-    order: str = "softmax, then mean",
-    temperature: float = 1.0,
-    scale: str = "as they are",
-) -> ConceptMaps:
-    """Maps from the chosen part of a recording.
-
-    `steps` counts sampling steps and `blocks` the model's joint-attention blocks, both from 0
-    (see `ranges.select`). Scores are divided by `temperature` (> 0) before the softmax over
-    concepts: above 1 is softer, below 1 harder. `scale` is one of SCALES.
-    """
-    check_reading(order, temperature, scale)
-    maps = SCALES[scale](choose(recording, steps, blocks), order, temperature)
-    return ConceptMaps(
-        _to_pictures(maps, recording.grid.time),
-        recording.concepts,
-        recording.grid,
-        {
-            "model": recording.model,
-            "tokens": recording.spec.tokens,
-            "attend to": recording.spec.method.attend,
-            "space": recording.spec.method.space,
-            "bounces": recording.spec.method.bounces,
-            "steps": steps,
-            "blocks": recording.spec.blocks if blocks == "all" else blocks,
-            "order": order,
-            "temperature": temperature,
-            "scale": scale,
-        },
-        recording,
-    )
-
-
-def check_reading(
-    order: str = "softmax, then mean", temperature: float = 1.0, scale: str = "as they are"
-) -> None:
-    """An error unless scores can be read so."""
-    for what, asked, accepted in (("order", order, ORDERS), ("scale", scale, SCALES)):
-        if asked not in accepted:
-            raise ConceptAttentionError(
-                f"Unknown {what} '{asked}'. Accepted: {', '.join(accepted)}."
-            )
-    if not 0 < temperature < math.inf:
-        raise ConceptAttentionError(
-            f"The temperature must be above 0 and finite, got {temperature}."
-        )
+def read_maps(recording: Recording, spec: ReadSpec = ReadSpec()) -> ConceptMaps:
+    """Maps from the chosen part of a recording."""
+    spec = spec.resolve(recording)
+    scores = choose_scores(recording, spec.steps, spec.blocks)
+    maps = SCALES[spec.scale](scores, spec.order, spec.temperature)
+    return ConceptMaps(_to_pictures(maps, recording.grid.time), recording, spec)
 
 
 def _to_pictures(maps: Tensor, time: Time) -> Tensor:
@@ -194,7 +197,7 @@ def _to_pictures(maps: Tensor, time: Time) -> Tensor:
     return rearrange(blended, "b picture c y x -> (b picture) c y x")
 
 
-def choose(recording: Recording, steps: str = "all", blocks: str = "all") -> Tensor:
+def choose_scores(recording: Recording, steps: str = "all", blocks: str = "all") -> Tensor:
     """The raw scores `b step block c y x` of the chosen part of a recording."""
     at, within = choose_entries(recording, steps, blocks)
     return recording.scores[:, at][:, :, within]

@@ -8,6 +8,8 @@ from .texts import clean_text
 ACCEPTED = "'all', '3', '2-5', '10-', 'first 4', 'last 10' or 'last half'"
 MOST_TOLD = 60
 """Characters of a text that a message repeats."""
+ANY_NUMBER = 10**10
+"""More steps or blocks than a range can name."""
 DEEP = "last half"
 """The blocks that are read unless others are asked for: of Flux's 19 the last nine, as in the
 authors' demo. Deep blocks know more (arXiv 2502.04320, figure 7); on the demo model's scenes, too.
@@ -51,6 +53,17 @@ def select(text: str, available: int, what: str) -> range:
             f"Accepted: {ACCEPTED}."
         )
     return chosen
+
+
+def check_range(text: str, what: str) -> None:
+    """An error unless `select` reads a text, however many there will be to choose from."""
+    try:
+        select(text, ANY_NUMBER, what)
+    except ConceptAttentionError:
+        asked = clean_text(text)[:MOST_TOLD]
+        raise ConceptAttentionError(
+            f"Could not read '{asked}' as a range of {what}. Accepted: {ACCEPTED}."
+        ) from None
 
 
 def _number(digits: str) -> int:

@@ -13,10 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from . import ConceptAttentionError
-from .maps import ORDERS, SCALES, ConceptMaps, check_reading, presence
+from .maps import ORDERS, SCALES, ConceptMaps, presence
 from .masks import sharpen, upsample
 from .ranges import name_span
-from .recording import Recording
 from .texts import clean_text
 
 Picture = NDArray[np.uint8]  # h w rgb
@@ -151,27 +150,21 @@ def paint_labels(found: LabelMap, maps: ConceptMaps, b: int) -> Picture:
     return np.vstack([palette[found], legend(maps, b, found.shape[1])])
 
 
-def blocks_by_steps(
-    recording: Recording,
-    name: str,
-    b: int,
-    temperature: float = 1.0,
-    scale: str = "as they are",
-    tile: int = 96,
-) -> Picture:
+def blocks_by_steps(maps: ConceptMaps, name: str, b: int = 0, tile: int = 96) -> Picture:
     """The map of one concept in each block (rows) and step (columns), on one scale.
 
-    Where there are more than `MOST_TILES` of either, evenly chosen ones are shown.
+    With the temperature and the scale that the maps were read with. Where there are more than
+    `MOST_TILES` of either, evenly chosen ones are shown.
     """
-    check_reading(temperature=temperature, scale=scale)
+    recording, spec = maps.recording.picture(b), maps.spec
     c = recording.concepts.find(name)
     steps, blocks = (_choose_evenly(len(x)) for x in (recording.steps, recording.blocks))
-    scores = recording.picture(b).scores
-    order = next(iter(ORDERS))  # of a single step and block all are alike
+    scores = recording.scores
+    read, order = SCALES[spec.scale], next(iter(ORDERS))  # of a single step and block all are alike
     heats = torch.stack(
         [
             torch.stack(
-                [SCALES[scale](scores[:, [i]][:, :, [j]], order, temperature)[0, c] for j in blocks]
+                [read(scores[:, [i]][:, :, [j]], order, spec.temperature)[0, c] for j in blocks]
             )
             for i in steps
         ]

@@ -26,8 +26,7 @@ from conceptattention_core.attention import Method
 from conceptattention_core.concepts import Concept, ConceptSet
 from conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention_core.locating import LocateSpec
-from conceptattention_core.maps import ConceptMaps
-from conceptattention_core.maps import reduce as reduce_to_maps
+from conceptattention_core.maps import ConceptMaps, ReadSpec, read_maps
 from conceptattention_core.masks import upsample
 from conceptattention_core.ranges import DEEP
 from conceptattention_core.recording import Recording, RecordSpec
@@ -110,11 +109,11 @@ def measure(
         for name, (method, order, blocks) in VARIANTS.items():
             if method not in heard:
                 heard[method] = look(pipe, picture, RecordSpec(concepts, tokens, method), t, seed)
-            maps = reduce_to_maps(heard[method], order=order, blocks=blocks)
+            maps = read_maps(heard[method], ReadSpec(order=order, blocks=blocks))
             grid_scores[name].add(maps.winners()[0].numpy(), true_patches, words)
             pixel_scores[name].add(_winning_pixels(maps), true_pixels, words)
         for i, score in enumerate(block_scores):
-            single = reduce_to_maps(heard[Method()], blocks=str(i))
+            single = read_maps(heard[Method()], ReadSpec(blocks=str(i)))
             score.add(single.winners()[0].numpy(), true_patches, words)
     rows = {
         name: {

@@ -1,7 +1,10 @@
 """The nodes: each is a schema and one call into `conceptattention_core`."""
 
+import sys
+
 from comfy_api.latest import ComfyExtension, io
 
+from ..conceptattention_core.hosts.comfyui import api
 from .before import keep_prompt
 from .demo import DemoModel
 from .layers import CutOut, Layers, SaveLayers, SaveMasks
@@ -24,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 class ConceptAttentionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        sys.modules.setdefault(api.NAME, api)  # for other packs: no folder here has a module's name
         if (server := running_server()) is not None:
             server.add_on_prompt_handler(keep_prompt)
         return NODES

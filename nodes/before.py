@@ -10,13 +10,10 @@ from typing import Any
 
 from comfy_execution.utils import get_executing_context
 
-from ..conceptattention_core import ConceptAttentionError
+from ..conceptattention_core import ConceptAttentionError, ranges
 from ..conceptattention_core.concepts import BACKGROUND, ConceptSet, key_of, parse, split
 from ..conceptattention_core.hosts.comfyui.upstream import Node, Upstream
-from ..conceptattention_core.ranges import ACCEPTED, MOST_TOLD, select
 from ..conceptattention_core.texts import clean_text
-
-MANY = 10**6  # steps or blocks; how many there are is not known yet
 
 _prompt: ContextVar[Mapping[str, Any] | None] = ContextVar("prompt", default=None)
 
@@ -47,15 +44,8 @@ def check_concepts(text: str | None, live: str | None = None) -> None:
 
 def check_range(text: str | None, what: str) -> None:
     """An error unless a text, where there is one, is a range of `what`, however many there are."""
-    if text is None:
-        return
-    asked = clean_text(text)
-    try:
-        select(asked, MANY, what)
-    except ConceptAttentionError:
-        raise ConceptAttentionError(
-            f"Could not read '{asked[:MOST_TOLD]}' as a range of {what}. Accepted: {ACCEPTED}."
-        ) from None
+    if text is not None:
+        ranges.check_range(clean_text(text), what)
 
 
 def check_names(text: str | None, link: str, *, needed: bool) -> None:

@@ -6,7 +6,7 @@ from ..conceptattention_core.attention import Method
 from ..conceptattention_core.concepts import parse
 from ..conceptattention_core.hosts.comfyui.locate import locate
 from ..conceptattention_core.locating import MEGAPIXELS, LocateSpec, parse_noise
-from ..conceptattention_core.maps import reduce
+from ..conceptattention_core.maps import ReadSpec, read_maps
 from ..conceptattention_core.ranges import ACCEPTED, DEEP
 from ..conceptattention_core.recording import RecordSpec
 from .before import check_concepts, check_range, refusal
@@ -135,5 +135,5 @@ class Locate(io.ComfyNode):
         spec = RecordSpec(wanted, tokens, Method(space=space, bounces=bounces), blocks)
         how = LocateSpec(caption, parse_noise(noise), samples, seed, megapixels)
         recording = locate(model, clip, vae, image, spec, how)
-        maps = reduce(recording, blocks="all", scale=scale)
+        maps = read_maps(recording, ReadSpec(blocks="all", scale=scale))
         return io.NodeOutput(maps, ui=tell(cls, wanted.notices))

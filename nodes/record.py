@@ -11,7 +11,7 @@ from ..conceptattention_core.hosts.comfyui.live import Live
 from ..conceptattention_core.hosts.comfyui.patch import record, spec_of
 from ..conceptattention_core.hosts.comfyui.store import STORE, NeverRecordedError
 from ..conceptattention_core.hosts.comfyui.upstream import Node, Upstream
-from ..conceptattention_core.maps import ORDERS, reduce
+from ..conceptattention_core.maps import ORDERS, ReadSpec, read_maps
 from ..conceptattention_core.ranges import ACCEPTED, DEEP
 from ..conceptattention_core.recording import BUDGET_MIB, RecordSpec
 from ..conceptattention_core.texts import clean_text
@@ -226,7 +226,10 @@ class Maps(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, steps=None, blocks=None) -> bool | str:
-        return refusal(lambda: check_range(steps, "steps"), lambda: check_range(blocks, "blocks"))
+        return refusal(
+            lambda: check_range(steps, "steps"),
+            lambda: check_range(blocks, "blocks"),
+        )
 
     @classmethod
     @accepting
@@ -249,14 +252,7 @@ class Maps(io.ComfyNode):
             if not upstream.nodes:
                 raise
             raise ConceptAttentionError(upstream.explain(STORE.recorded(among))) from error
-        maps = reduce(
-            recording,
-            steps=steps,
-            blocks=blocks,
-            order=order,
-            temperature=temperature,
-            scale=scale,
-        )
+        maps = read_maps(recording, ReadSpec(steps, blocks, order, temperature, scale))
         return io.NodeOutput(maps, ui=tell(cls, notices))
 
     @classmethod

@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..conceptattention_core import render
-from ..conceptattention_core.explorer import page_of
+from ..conceptattention_core.explorer import make_page
 from .before import check_names, refusal
 from .door import accepting
 from .wires import check_picture, maps_input, next_path, schema, tell, writing
@@ -126,13 +126,8 @@ class Sheet(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, maps, name) -> io.NodeOutput:
-        recording = maps.source
-        how = {key: maps.settings[key] for key in ("temperature", "scale")}
         views = torch.stack(
-            [
-                render.to_image(render.blocks_by_steps(recording, name, b, **how))
-                for b in range(len(maps.maps))
-            ]
+            [render.to_image(render.blocks_by_steps(maps, name, b)) for b in range(len(maps.maps))]
         )
         return io.NodeOutput(views, ui=ui.PreviewImage(views, cls=cls))
 
@@ -172,7 +167,7 @@ class Explorer(io.ComfyNode):
         notices = check_picture(maps, image)
         paths = []
         for b, picture in enumerate(image):
-            page = page_of(render.to_picture(picture), maps, b)
+            page = make_page(render.to_picture(picture), maps, b)
             with writing(filename_prefix):
                 path = next_path(filename_prefix, ".html")
                 path.write_text(page, "utf-8")

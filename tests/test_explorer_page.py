@@ -17,7 +17,7 @@ import torch
 from conceptattention.conceptattention_core import explorer
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.export import file_names
-from conceptattention.conceptattention_core.maps import ConceptMaps, reduce
+from conceptattention.conceptattention_core.maps import ConceptMaps, ReadSpec, read_maps
 from conceptattention.conceptattention_core.masks import MaskSpec, draw, upsample
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
 from conceptattention.conceptattention_core.render import colour, heat_maps
@@ -73,8 +73,8 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
     complaints, requests, contexts = [], [], []
 
     def opened(image: np.ndarray, recording: Recording, title: str = "Concepts", **context: Any):
-        file = tmp_path / "explorer.html"
-        file.write_text(explorer.page(image, recording, title=title), encoding="utf-8")
+        file, maps = tmp_path / "explorer.html", read_maps(recording, ReadSpec(blocks="all"))
+        file.write_text(explorer.make_page(image, maps, title=title), encoding="utf-8")
         contexts.append(browser.new_context(offline=True, **context))
         page = contexts[-1].new_page()
         page.set_default_timeout(60_000)
@@ -153,7 +153,11 @@ def close(mask: np.ndarray, expected: torch.Tensor | np.ndarray, share: float = 
 
 def strongest(recording: Recording, size: tuple[int, int]) -> np.ndarray:
     """The position of the strongest concept at each pixel, `h w`."""
-    return upsample(reduce(recording, blocks="all").maps, recording.grid, size)[0].argmax(0).numpy()
+    return (
+        upsample(read_maps(recording, ReadSpec(blocks="all")).maps, recording.grid, size)[0]
+        .argmax(0)
+        .numpy()
+    )
 
 
 def mask_of(
@@ -168,7 +172,7 @@ def mask_of(
 def test_what_one_points_at_is_what_the_maps_say(show, size):
     one = record()
     page = show(paint(*size), one)
-    heat = upsample(reduce(one).maps, ODD, size)[0]
+    heat = upsample(read_maps(one).maps, ODD, size)[0]
     for y in range(6, size[0], size[0] // 5):
         for x in range(5, size[1], size[1] // 4):
             page.mouse.move(*at(page, y, x, size))
@@ -220,7 +224,7 @@ def inside(region: np.ndarray) -> tuple[int, int]:
 def test_a_threshold_is_that_of_the_same_name(show, size):
     one = record(steps=2)
     page = show(paint(*size), one)
-    maps = reduce(one)
+    maps = read_maps(one)
     page.get_by_role("radio", name="sky").check(force=True)
     assert page.get_by_label("Soft edges").is_disabled()  # a competition has no level
     for threshold, amount in (
@@ -255,7 +259,7 @@ def test_the_canvas_shows_the_mask_the_rest_is_dimmed(show):
 def test_by_keyboard_alone(show):
     one, size = record(), SIZES[1]
     page = show(paint(*size), one)
-    heat = upsample(reduce(one).maps, ODD, size)[0]
+    heat = upsample(read_maps(one).maps, ODD, size)[0]
     labels = strongest(one, size)
     page.keyboard.press("Tab")  # the views
     page.keyboard.press("Tab")
@@ -301,7 +305,7 @@ def test_ranges_change_bars_and_mask_at_once(show, few_groups):
     page.get_by_role("radio", name="sky").check(force=True)
     page.get_by_label("Threshold").select_option("mean")
     whole = download(page)
-    assert close(whole, mask_of(reduce(one, blocks="all"), "sky", size, "mean"))
+    assert close(whole, mask_of(read_maps(one, ReadSpec(blocks="all")), "sky", size, "mean"))
 
     def read() -> dict[str, str]:
         ends = {}
@@ -326,7 +330,7 @@ def test_ranges_change_bars_and_mask_at_once(show, few_groups):
         page.get_by_role("slider", name=name).press(key)
         reading = read()
         seen.add(str(reading))
-        expected = reduce(one, **reading)
+        expected = read_maps(one, ReadSpec(**reading))
         mask = download(page)
         assert close(mask, mask_of(expected, "sky", size, "mean"))
         assert not close(mask, whole > 0, 0.01)
@@ -338,7 +342,7 @@ def test_ranges_change_bars_and_mask_at_once(show, few_groups):
     for _ in range(2):  # what is shown, not only what is downloaded
         page.get_by_role("slider", name="first step").press("ArrowRight")
         settled(page)
-        pixels = upsample(reduce(one, **read()).maps, ODD, size)[0]
+        pixels = upsample(read_maps(one, ReadSpec(**read())).maps, ODD, size)[0]
         share = (pixels.argmax(0) == 1).float().mean().item() * 100
         covers = page.locator("#covers").text_content().removesuffix("% of the picture")
         assert float(covers) == pytest.approx(share, abs=1)
@@ -365,7 +369,7 @@ def test_two_handles_never_cross_and_come_when_the_track_is_pressed(show):
 
 def test_regions_and_heat_have_the_colours_of_render(show):
     one, size, grey = record(), SIZES[0], 170
-    maps, labels = reduce(one), strongest(one, size)
+    maps, labels = read_maps(one), strongest(one, size)
     page = show(np.full((*size, 3), grey, np.uint8), one)
     assert np.abs(shown(page, size) - grey).mean() < 2
     view(page, "Regions")
@@ -443,7 +447,7 @@ def test_one_patch_one_step_one_block(show):
         assert page.get_by_role("slider", name=name).is_disabled()
     assert page.locator("#steps-said").text_content() == "0"
     page.get_by_role("radio", name="sun").check(force=True)
-    expected = 255 * (reduce(one).winners().item() == 0)
+    expected = 255 * (read_maps(one).winners().item() == 0)
     assert (download(page) == expected).all()
 
 

@@ -75,7 +75,7 @@ def paint() -> tuple[str, Any, Any]:
     from conceptattention_core.concepts import parse
     from conceptattention_core.hosts.diffusers.families import find
     from conceptattention_core.hosts.diffusers.patch import record
-    from conceptattention_core.maps import reduce
+    from conceptattention_core.maps import read_maps
     from conceptattention_core.recording import RecordSpec
 
     nodes = json.loads((WORKFLOWS / "api" / "first_masks.json").read_text(encoding="utf-8"))
@@ -99,7 +99,7 @@ def paint() -> tuple[str, Any, Any]:
             generator=torch.Generator().manual_seed(sampler["seed"]),  # KSampler's noise
             max_sequence_length=length,
         ).images
-    return prompt, np.asarray(image), reduce(listener.recording())
+    return prompt, np.asarray(image), read_maps(listener.recording())
 
 
 def panorama(

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import ConceptAttentionError
 from ..files import show, tell
+from ..version import read_version
 from . import evaluate, generate, options, segment
 
 PROGRAM = "python -m conceptattention_core"
@@ -25,14 +26,8 @@ COMMANDS: dict[str, Callable[[Any], argparse.ArgumentParser]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser, commands = build_parser()
     try:
-        asked = parser.parse_args(arguments)
-        if defaults := read_defaults(commands[asked.command], asked.model):
-            # Given twice, an option counts the second time.
-            at = arguments.index(asked.command) + 1
-            asked = parser.parse_args([*arguments[:at], *defaults, *arguments[at:]])
+        asked = parse_arguments(sys.argv[1:] if arguments is None else arguments)
         return asked.run(asked)
     except ConceptAttentionError as error:
         return _fail(str(error))
@@ -53,10 +48,27 @@ def _fail(message: str) -> int:
     return 1
 
 
-def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = options.Parser(
+def parse_arguments(
+    arguments: list[str], kind: type[options.Parser] = options.Parser
+) -> argparse.Namespace:
+    """What was asked, with the defaults that the model's folder brings."""
+    parser, commands = build_parser(kind)
+    asked = parser.parse_args(arguments)
+    if defaults := read_defaults(commands[asked.command], asked.model):
+        # Given twice, an option counts the second time.
+        at = arguments.index(asked.command) + 1
+        asked = parser.parse_args([*arguments[:at], *defaults, *arguments[at:]])
+    return asked
+
+
+def build_parser(
+    kind: type[options.Parser] = options.Parser,
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the command line, and those of its commands by name."""
+    parser = kind(
         PROGRAM, description="Masks for words, read from the attention of a diffusion transformer."
     )
+    parser.add_argument("--version", action="version", version=f"conceptattention {read_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     return parser, {name: add(subparsers) for name, add in COMMANDS.items()}
 
@@ -103,8 +115,9 @@ def read_defaults(parser: argparse.ArgumentParser, model: str) -> list[str]:
 
 def _optional(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     """The options that may be left out, by their name in the file."""
-    return {
-        action.dest: action
-        for action in parser._actions
-        if action.option_strings and not action.required and action.dest != "help"
-    }
+    return {option.dest: option for option in list_options(parser) if not option.required}
+
+
+def list_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options of a command but --help."""
+    return [one for one in parser._actions if one.option_strings and one.dest != "help"]

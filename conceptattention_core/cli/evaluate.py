@@ -4,7 +4,6 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..evaluation.run import LINES, VARIANTS, Variant, ask, read_lines, total, w
 from ..evaluation.tables import figures, write_csv, write_markdown
 from ..files import write_json, write_text
 from ..locating import parse_noise
-from ..maps import ORDERS, SCALES
+from ..maps import ORDERS, SCALES, ReadSpec
 from ..recording import TOKENS
 from ..segmenting import open_folder
 from ..texts import clean_text
@@ -116,7 +115,7 @@ def _shard(text: str) -> tuple[int, int]:
 def run(asked: argparse.Namespace) -> int:
     job = _read_job(asked)
     settings = json.loads(
-        json.dumps({**asdict(job), "versions": dict(models.list_versions())}, default=str)
+        json.dumps({**job.settings, "versions": dict(models.list_versions())}, default=str)
     )
     open_folder(asked.out, settings, asked.overwrite, SETTINGS)
     data = job.open()
@@ -167,8 +166,7 @@ def _read_job(asked: argparse.Namespace) -> Job:
         changes,
         (own, *others),
         asked.tokens,
-        asked.order,
-        asked.scale,
+        ReadSpec(blocks="all", order=asked.order, scale=asked.scale),
         asked.seed,
         asked.curves,
         asked.model,
@@ -228,14 +226,14 @@ def _judge_on_ray(address: str, job: Job, keys: list[str]) -> Iterator[tuple[str
 def _draw(judge: Judge, keys: list[str], out: Path) -> None:
     """Maps of the first pictures beside the truth."""
     from ..evaluation.figures import draw_row, save_rows
-    from ..maps import reduce
+    from ..maps import read_maps
 
     rows, plan = [], judge.plan
     for key in keys:
         sample = judge.data.read(key)
         image = plan.protocol.image(sample)
         recording = judge.look(image, *ask(sample, plan, plan.variants[0].method))
-        maps = reduce(recording, blocks="all", order=plan.order, scale=plan.scale)
+        maps = read_maps(recording, plan.reading)
         truth = plan.protocol.truth(sample)
         rows.append(draw_row(image, truth, maps.maps[0], maps.concepts.names))
     save_rows(out / "maps.png", rows)

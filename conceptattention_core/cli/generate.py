@@ -30,7 +30,7 @@ from ..files import (
     to_json,
     write_text,
 )
-from ..maps import reduce
+from ..maps import ReadSpec, read_maps
 from ..ranges import ACCEPTED, select
 from ..recording import Recording, RecordSpec
 from ..texts import clean_text
@@ -162,6 +162,9 @@ def generate(asked: argparse.Namespace) -> int:
     method = Method(asked.attend, asked.space, asked.bounces)
     concepts = parse(asked.concepts, asked.background)
     spec = RecordSpec(concepts, asked.tokens, method)
+    reading = ReadSpec(
+        asked.step_range, asked.blocks, asked.order, asked.temperature, asked.scale, asked.space
+    )
     for notice in concepts.notices:
         options.say(notice)
     options.make_room(asked.out, asked.overwrite)
@@ -174,15 +177,16 @@ def generate(asked: argparse.Namespace) -> int:
     try:
         if mine.alone:
             remove_partials(asked.out / REPORT)
-        _generate(asked, spec, partial)
+        _generate(asked, spec, reading, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         mine.release()
     return 0
 
 
-def _generate(asked: argparse.Namespace, spec: RecordSpec, partial: Path) -> None:
-
+def _generate(
+    asked: argparse.Namespace, spec: RecordSpec, reading: ReadSpec, partial: Path
+) -> None:
     with models.needs_diffusers():
         from ..hosts.diffusers.families import find
         from ..hosts.diffusers.patch import record
@@ -198,8 +202,8 @@ def _generate(asked: argparse.Namespace, spec: RecordSpec, partial: Path) -> Non
         }
     )
     # ranges that match nothing: says so before it takes time
-    select(asked.step_range, sampling.steps, "steps")
-    select(asked.blocks, len(family.blocks(pipe.transformer)), "blocks")
+    select(reading.steps, sampling.steps, "steps")
+    select(reading.blocks, len(family.blocks(pipe.transformer)), "blocks")
     length = family.text_length(pipe)
     call = {
         "prompt": asked.prompt,
@@ -217,7 +221,7 @@ def _generate(asked: argparse.Namespace, spec: RecordSpec, partial: Path) -> Non
     with record(pipe, spec, max_sequence_length=length) as listener:
         for painted in paint(pipe, call, seeds, sampling):
             began = time.perf_counter()
-            made += write(asked, partial, painted, listener.recording(), sampling)
+            made += write(asked, partial, painted, listener.recording(), reading, sampling)
             writing += time.perf_counter() - began
 
     w, h = painted[seeds[-1]][0].size
@@ -310,26 +314,20 @@ def write(
     out: Path,
     painted: dict[int, list["Image"]],
     recording: Recording,
+    reading: ReadSpec,
     sampling: Sampling,
 ) -> Iterator[dict[str, Any]]:
     """Write the files of what one run painted into `out`, and tell the report's part of each."""
     import numpy as np
 
-    from ..explorer import page_of
+    from ..explorer import make_page
     from ..export import place, save, save_picture, save_video
 
     is_video = sampling.fps is not None
     if is_video:
         (frames,) = painted.values()
         recording = recording.of_length(len(frames))
-    maps = reduce(
-        recording,
-        steps=asked.step_range,
-        blocks=asked.blocks,
-        order=asked.order,
-        temperature=asked.temperature,
-        scale=asked.scale,
-    )
+    maps = read_maps(recording, reading)
     masks = options.read_masks(asked)
     for b, (seed, images) in enumerate(painted.items()):
         name = "." if asked.batch == 1 else f"{seed}"
@@ -344,7 +342,7 @@ def write(
                 file = folder / place("explorer", n if is_video else None, "html")
                 file.parent.mkdir(exist_ok=True)
                 with naming(file):
-                    file.write_text(page_of(picture, maps, b + n), "utf-8")
+                    file.write_text(make_page(picture, maps, b + n), "utf-8")
         yield {"folder": name, "seed": seed, **found}
 
 

@@ -1,7 +1,7 @@
 """What `evaluate` does with a sample: a job that any process can take up, and its data sets."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ..evaluation.metrics import IGNORE
 from ..evaluation.protocols import PROTOCOLS
 from ..evaluation.run import Plan, Variant, evaluate
 from ..locating import LocateSpec
+from ..maps import ReadSpec
 from ..pictures import Pixels, stack
 from ..recording import Recording, RecordSpec
 from . import models
@@ -30,8 +31,7 @@ class Job:
     changes: dict[str, Any]
     variants: tuple[Variant, ...]
     tokens: str
-    order: str
-    scale: str
+    reading: ReadSpec
     seed: int
     curves: bool
     model: str
@@ -41,9 +41,17 @@ class Job:
     @property
     def plan(self) -> Plan:
         protocol = PROTOCOLS[self.protocol].changed(**self.changes)
-        return Plan(
-            protocol, self.variants, self.tokens, self.order, self.scale, self.seed, self.curves
-        )
+        return Plan(protocol, self.variants, self.tokens, self.reading, self.seed, self.curves)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What evaluate.json has of it: results of other settings are never mixed in."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        own["variants"] = [asdict(variant) for variant in self.variants]
+        at = list(own).index("reading")
+        reading = {"order": self.reading.order, "scale": self.reading.scale}
+        entries = list(own.items())
+        return dict([*entries[:at], *reading.items(), *entries[at + 1 :]])
 
     def open(self) -> Dataset:
         if self.protocol == "scenes":

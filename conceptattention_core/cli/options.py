@@ -4,7 +4,9 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -40,8 +42,25 @@ OF_A_MODEL = {
 SEEDS = (-(2**63), 2**64 - 1)  # those of torch
 
 
+_COLLECTED: ContextVar[list[str] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[list[str]]:
+    """Keep in a list what is said inside of this `with`, where nobody looks at a terminal."""
+    lines: list[str] = []
+    before = _COLLECTED.set(lines)
+    try:
+        yield lines
+    finally:
+        _COLLECTED.reset(before)
+
+
 def say(text: str, to: TextIO | None = None) -> None:
     """Print text on any terminal: what it cannot show, or would obey, becomes an escape."""
+    if (lines := _COLLECTED.get()) is not None:
+        lines.append(text)
+        return
     stream = sys.stdout if to is None else to
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(escape_text(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)

@@ -12,7 +12,7 @@ from ..attention import Method
 from ..concepts import parse
 from ..files import show, write_json
 from ..locating import MEGAPIXELS, LocateSpec, parse_noise
-from ..maps import ConceptMaps, reduce
+from ..maps import ConceptMaps, ReadSpec, read_maps
 from ..pictures import PictureFile, Pixels, list_pictures, stack
 from ..recording import RecordSpec
 from ..segmenting import Outcome, list_open, open_folder
@@ -76,9 +76,14 @@ class Job:
     dtype: str
     spec: RecordSpec
     how: LocateSpec
-    order: str
-    temperature: float
-    scale: str
+    reading: ReadSpec
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What segment.json has of it: results of other settings are never mixed in."""
+        own = asdict(self)
+        reading = own.pop("reading")
+        return {**own, **{name: reading[name] for name in ("order", "temperature", "scale")}}
 
 
 class Locator:
@@ -97,9 +102,7 @@ class Locator:
         from ..hosts.diffusers.locate import locate
 
         recording = locate(self.pipe, stack(pictures), self.job.spec, self.job.how)
-        job = self.job
-        how = {"order": job.order, "temperature": job.temperature, "scale": job.scale}
-        return reduce(recording, blocks="all", **how)  # of those that were asked for
+        return read_maps(recording, self.job.reading)
 
 
 class Actor:
@@ -158,12 +161,11 @@ def segment(asked: argparse.Namespace) -> int:
         LocateSpec(
             asked.caption, parse_noise(asked.noise), asked.samples, asked.seed, asked.megapixels
         ),
-        asked.order,
-        asked.temperature,
-        asked.scale,
+        # blocks: all of those that are recorded
+        ReadSpec("all", "all", asked.order, asked.temperature, asked.scale, asked.space),
     )
     masks = options.read_masks(asked)
-    settings = {**asdict(job), "masks": asdict(masks), "html": asked.html}
+    settings = {**job.settings, "masks": asdict(masks), "html": asked.html}
     if asked.full_size:  # named only then: what was made before there was a choice stays done
         settings["full_size"] = True
     settings = json.loads(json.dumps(settings))
@@ -172,7 +174,7 @@ def segment(asked: argparse.Namespace) -> int:
     todo = list_open(pictures, asked.out, settings)
     done = len(pictures) - len(todo)
     if done:
-        print(f"{done} of {len(pictures)} are done already.")
+        options.say(f"{done} of {len(pictures)} are done already.")
 
     from tqdm import tqdm
 

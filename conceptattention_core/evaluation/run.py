@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +18,7 @@ from .. import ConceptAttentionError
 from ..attention import Method
 from ..files import claimed, naming, show
 from ..locating import LocateSpec
-from ..maps import SCALES, choose
+from ..maps import ReadSpec, choose_scores, read_maps
 from ..pictures import Pixels
 from ..recording import Recording, RecordSpec
 from .datasets import Sample
@@ -62,8 +62,8 @@ class Plan:
     protocol: Protocol
     variants: tuple[Variant, ...]
     tokens: str = "all"
-    order: str = "softmax, then mean"
-    scale: str = "as they are"
+    reading: ReadSpec = field(default_factory=lambda: ReadSpec(blocks="all"))
+    """Of what was recorded by the protocol's blocks; curves read one block or step at a time."""
     seed: int = 0
     curves: bool = False
 
@@ -103,9 +103,11 @@ def _judge(
     steps: str = "all",
     blocks: str = "all",
 ) -> Score:
-    raw = choose(recording, steps, blocks)
-    maps = SCALES[plan.scale](raw, plan.order, 1.0)[0] if softmax else raw.mean((1, 2))[0]
-    return plan.protocol.score(sample, maps)
+    if softmax:
+        maps = read_maps(recording, replace(plan.reading, steps=steps, blocks=blocks)).maps
+    else:
+        maps = choose_scores(recording, steps, blocks).mean((1, 2))
+    return plan.protocol.score(sample, maps[0])
 
 
 def _follow_curves(sample: Sample, plan: Plan, look: Look) -> Iterator[tuple[str, Score]]:

@@ -24,7 +24,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.override import OVERRI
 from conceptattention.conceptattention_core.hosts.comfyui.run import POSITIVE, Forward, Run
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.locating import LocateSpec, draw_looks
-from conceptattention.conceptattention_core.maps import ORDERS, reduce
+from conceptattention.conceptattention_core.maps import ORDERS, ReadSpec, read_maps
 from conceptattention.conceptattention_core.recording import Recorder, Recording, RecordSpec
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
@@ -464,15 +464,19 @@ def record_of(tiny: Tiny, words: str = CONCEPTS, **spec) -> Recording:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_permuted_concepts_give_permuted_maps_that_share_one(tiny, order):
-    plain = reduce(record_of(tiny, "cat, red dog, sky"), order=order, blocks="all").maps
-    turned = reduce(record_of(tiny, "sky, cat, red dog"), order=order, blocks="all").maps
+    plain = read_maps(
+        record_of(tiny, "cat, red dog, sky"), ReadSpec(order=order, blocks="all")
+    ).maps
+    turned = read_maps(
+        record_of(tiny, "sky, cat, red dog"), ReadSpec(order=order, blocks="all")
+    ).maps
     torch.testing.assert_close(turned, plain[:, [2, 0, 1]], rtol=0, atol=1e-4)
     torch.testing.assert_close(plain.sum(1), torch.ones_like(plain[:, 0]))
     assert plain.std() > 1e-3  # far more than what they may differ by
 
 
 def test_the_same_words_under_two_names_get_equal_maps(tiny):
-    maps = reduce(record_of(tiny, "left: red dog, sky, right: red dog")).maps
+    maps = read_maps(record_of(tiny, "left: red dog, sky, right: red dog")).maps
     left, sky, right = maps.unbind(1)
     # equal rows of one product may round differently, by where they stand in it
     assert (left - right).abs().max() < 0.05 * (left - sky).abs().max()

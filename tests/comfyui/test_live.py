@@ -10,7 +10,7 @@ from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui.live import Live
 from conceptattention.conceptattention_core.hosts.comfyui.patch import record
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
-from conceptattention.conceptattention_core.maps import reduce
+from conceptattention.conceptattention_core.maps import ReadSpec, read_maps
 from conceptattention.conceptattention_core.masks import upsample
 from conceptattention.conceptattention_core.recording import RecordSpec
 from conceptattention.conceptattention_core.render import heat_map
@@ -58,7 +58,9 @@ def test_it_shows_the_concept_every_few_steps_and_changes_nothing(tiny, previews
 
 def test_what_it_shows_grows_from_the_maps_of_single_steps(tiny, previews):
     recording = STORE.find(tiny.sample(live(tiny, "sky", every=1), steps=3))
-    maps = [reduce(recording, steps=str(step)).picture(0).of("sky") for step in range(3)]
+    maps = [
+        read_maps(recording, ReadSpec(steps=str(step))).picture(0).of("sky") for step in range(3)
+    ]
     assert len(previews) == 3
     for step, (_, _, (_, shown, _)) in enumerate(previews):
         mean = torch.stack(maps[: step + 1]).mean(0)

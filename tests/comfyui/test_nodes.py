@@ -15,7 +15,7 @@ from conceptattention.conceptattention_core.attention import ATTEND, SPACES
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.maps import ORDERS, SCALES, ConceptMaps
-from conceptattention.conceptattention_core.recording import Grid
+from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
 from conceptattention.conceptattention_core.thresholds import THRESHOLDS
 from conceptattention.nodes import NODES
 from conceptattention.nodes.masks import Masks, Pick
@@ -266,7 +266,10 @@ def territories(*owners: list[list[int]], names: str = "cat, red dog, sky") -> C
     maps = torch.nn.functional.one_hot(torch.tensor(owners), len(concepts)).float()
     y, x = maps.shape[1:3]
     grid = Grid.of_latent(2 * y, 2 * x)
-    return ConceptMaps(maps.permute(0, 3, 1, 2), concepts, grid, {})
+    maps, once = maps.permute(0, 3, 1, 2), ((0, 0),)
+    spec = RecordSpec(concepts)
+    scores = torch.zeros_like(maps)[:, None, None]
+    return ConceptMaps(maps, Recording(scores, spec, grid, once, once, "Tiny"))
 
 
 HALVES = [[0, 0, 1, 1]] * 4
@@ -317,8 +320,9 @@ def test_settings_of_the_recording_reach_it():
         tokens="first", attend_to="image", space="value", blocks="1-", memory=3, background=True
     )
     (maps,) = run(Maps, latent=latent)
-    assert maps.settings["tokens"] == "first"
-    assert (maps.settings["attend to"], maps.settings["space"]) == ("image", "value")
+    spec = maps.recording.spec
+    assert spec.tokens == "first"
+    assert (spec.method.attend, maps.spec.space) == ("image", "value")
     assert maps.concepts.names[-1] == "background"
     with pytest.raises(ConceptAttentionError, match="Blocks '0' were not recorded"):
         run(Maps, latent=latent, blocks="0")

@@ -12,7 +12,7 @@ import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
-from conceptattention.conceptattention_core.maps import ConceptMaps, reduce
+from conceptattention.conceptattention_core.maps import ConceptMaps, read_maps
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
 from conceptattention.nodes.masks import Masks, Pick
 from conceptattention.nodes.record import Maps, Record
@@ -40,7 +40,7 @@ def halves() -> ConceptMaps:
     scores = torch.zeros(1, 1, 1, 2, 4, 4)
     scores[..., 0, :, :2] = scores[..., 1, :, 2:] = 5
     spec = RecordSpec(parse("cat, red dog"))
-    return reduce(Recording(scores, spec, Grid.of_latent(8, 8), ((0, 0),), ((0, 0),), "Tiny"))
+    return read_maps(Recording(scores, spec, Grid.of_latent(8, 8), ((0, 0),), ((0, 0),), "Tiny"))
 
 
 def draw(node: type, size: tuple[int, int], **given) -> tuple[Any, str]:

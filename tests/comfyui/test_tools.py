@@ -18,7 +18,7 @@ from conceptattention.conceptattention_core import ConceptAttentionError, render
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.layers import find_bounds
-from conceptattention.conceptattention_core.maps import presence, reduce
+from conceptattention.conceptattention_core.maps import presence, read_maps
 from conceptattention.conceptattention_core.masks import MaskSpec, draw
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
 from conceptattention.nodes.layers import CutOut, Layers, SaveLayers, SaveMasks
@@ -1031,7 +1031,7 @@ def hot_maps(step: int, block: int, steps: int = 4, blocks: int = 3, batch: int 
     scores[0, step, block, 0] = 9
     at, within = (tuple((i, i) for i in range(count)) for count in (steps, blocks))
     spec = RecordSpec(parse("cat, red dog, sky"))
-    return reduce(Recording(scores, spec, Grid.of_latent(4, 6), at, within, "Tiny"))
+    return read_maps(Recording(scores, spec, Grid.of_latent(4, 6), at, within, "Tiny"))
 
 
 def bright_box(view: torch.Tensor) -> tuple[int, int, int, int]:

@@ -35,10 +35,13 @@ def recording(
 def concept_maps(
     maps: Tensor, names: str | ConceptSet = NAMES, grid: Grid | None = None
 ) -> ConceptMaps:
-    """Maps `b c y x` as they are."""
+    """Maps `b c y x` as they are, of a recording of zeros."""
     concepts = parse(names) if isinstance(names, str) else names
     assert maps.shape[1] == len(concepts)
-    return ConceptMaps(maps, concepts, grid or Grid.of_latent(*(2 * n for n in maps.shape[2:])), {})
+    grid = grid or Grid.of_latent(*(2 * n for n in maps.shape[2:]))
+    once = ((0, 0),)
+    scores = torch.zeros(len(maps), 1, 1, *maps.shape[1:])
+    return ConceptMaps(maps, Recording(scores, RecordSpec(concepts), grid, once, once, "Tiny"))
 
 
 def soft_maps(b: int = 2, seed: int = 0, names: str = NAMES, grid: Grid = ODD) -> ConceptMaps:

@@ -13,7 +13,7 @@ import torch
 from conceptattention_core.concepts import parse
 from conceptattention_core.maps import ConceptMaps
 from conceptattention_core.pictures import list_pictures
-from conceptattention_core.recording import Grid
+from conceptattention_core.recording import Grid, Recording, RecordSpec
 from conceptattention_core.segmenting import list_open, open_folder, segment
 
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
@@ -23,7 +23,9 @@ SETTINGS = {"masks": {"threshold": "mean"}}
 def locate(pictures: list) -> ConceptMaps:
     generator = torch.Generator().manual_seed(int(pictures[0].sum()))
     maps = torch.rand(1, 2, 3, 3, generator=generator).softmax(1)
-    return ConceptMaps(maps, parse("sky, water"), Grid(3, 3, 16, 48, 48), {})
+    spec, grid, once = RecordSpec(parse("sky, water")), Grid(3, 3, 16, 48, 48), ((0, 0),)
+    recording = Recording(torch.zeros(1, 1, 1, 2, 3, 3), spec, grid, once, once, "Tiny")
+    return ConceptMaps(maps, recording)
 
 
 def run(pictures: Path, out: Path, fatal: int) -> int:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError, explorer
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.explorer import page, save_page
-from conceptattention.conceptattention_core.maps import reduce
+from conceptattention.conceptattention_core.explorer import make_page, save_page
+from conceptattention.conceptattention_core.maps import ReadSpec, read_maps
 from conceptattention.conceptattention_core.recording import Recording, RecordSpec
 from conceptattention.conceptattention_core.render import colour
 from hypothesis import given
@@ -26,6 +26,11 @@ STEP = 1 / 255
 HOSTILE = (
     "</script><b>bold, <!--, \"quoted\" \\u003c, &amp; 'x', سماء, 🎈 balloon, {{page}}, \u2028 x"
 )
+
+
+def page(image: np.ndarray, found: Recording, b: int = 0, title: str = "Concepts", **how) -> str:
+    """The page of a recording, read from all blocks unless others are asked for."""
+    return make_page(image, read_maps(found, ReadSpec(**{"blocks": "all", **how})), b, title)
 
 
 def blob(text: str) -> dict:
@@ -103,19 +108,15 @@ def test_every_span_of_groups_has_the_map_of_these_steps_and_blocks(narrow):
         for k in [(i, j) for j in range(1, count[1] + 1) for i in range(j)]:
             steps = data["steps"][s[0]]["first"], data["steps"][s[1] - 1]["last"]
             blocks = data["blocks"][k[0]]["first"], data["blocks"][k[1] - 1]["last"]
-            maps = reduce(
-                one,
-                steps="{}-{}".format(*steps),
-                blocks="{}-{}".format(*blocks),
-                temperature=0.7,
-            ).maps[1]
+            spans = ("{}-{}".format(*span) for span in (steps, blocks))
+            maps = read_maps(one, ReadSpec(*spans, temperature=0.7)).maps[1]
             found = mean(data, slice(*s), slice(*k))
             assert np.abs(found - maps.flatten().numpy()).max() < STEP / 2
 
 
 def test_it_opens_with_the_steps_and_blocks_of_the_maps(tmp_path, narrow):
     one = recording(random(1, 9, 7, 3, 7, 4), blocks=tuple(range(3, 10)))
-    maps = reduce(one, steps="4-5", blocks="last 2")
+    maps = read_maps(one, ReadSpec(steps="4-5", blocks="last 2"))
     save_page(tmp_path, PICTURE, maps, 0)
     data = blob((tmp_path / "explorer.html").read_text("utf-8"))
     for what, first, last in (("steps", 4, 5), ("blocks", 8, 9)):
@@ -152,7 +153,7 @@ def test_sixty_four_concepts_are_told_apart_though_none_comes_near_one():
     spec = RecordSpec(parse(names, background=True))
     one = Recording(scores, spec, ODD, ((0, 0),), ((0, 0),), "Tiny")
     data = blob(page(PICTURE, one))
-    expected = reduce(one).maps[0]
+    expected = read_maps(one).maps[0]
     found = torch.from_numpy(unpack({**data, "grid": {"y": 8, "x": 6}})[0, 0])
     assert (found - expected).abs().max() < STEP / 100
     assert (found.argmax(0) == expected.argmax(0)).float().mean() > 0.9
@@ -225,7 +226,7 @@ def test_the_picture_looks_as_it_did():
 def test_each_picture_of_a_batch_has_its_own_maps():
     batch = recording(random(2, 1, 1, 3, 7, 4))
     first, second = (unpack(blob(page(PICTURE, batch, b)))[0, 0] for b in (0, 1))
-    assert np.abs(second - reduce(batch).maps[1].numpy()).max() < STEP / 2
+    assert np.abs(second - read_maps(batch).maps[1].numpy()).max() < STEP / 2
     assert np.abs(first - second).max() > 0.1
 
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.explorer import page
+from conceptattention.conceptattention_core.explorer import make_page
 from conceptattention.conceptattention_core.layers import Layer, save_psd
 from conceptattention.conceptattention_core.locating import LocateSpec
 from conceptattention.conceptattention_core.maps import (
     ORDERS,
     SCALES,
+    ReadSpec,
     presence,
-    reduce,
+    read_maps,
 )
 from conceptattention.conceptattention_core.masks import MaskSpec, sharpen
 from conceptattention.conceptattention_core.masks import draw as draw_masks
@@ -55,7 +56,7 @@ def test_a_recording_with_one_broken_value_is_refused_and_tells_where(value, ste
 
 def test_a_recording_of_large_values_is_finite():
     assert is_finite(torch.full((2, 2), 3e38))
-    reduce(recording(torch.full((1, 1, 1, 3, 2, 2), 3e38)))
+    read_maps(recording(torch.full((1, 1, 1, 3, 2, 2), 3e38)))
 
 
 @given(BROKEN)
@@ -86,11 +87,8 @@ def test_a_picture_that_is_not_finite_has_no_edges(value):
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), -float("inf")])
 def test_settings_that_are_no_numbers_above_0_are_refused_everywhere(value):
-    source = recording(random(1, 2, 2, 3, 2, 2))
     for what, call in (
-        ("temperature", lambda: reduce(source, temperature=value)),
-        ("temperature", lambda: page(PICTURE, source, temperature=value)),
-        ("temperature", lambda: blocks_by_steps(source, "sun", 0, temperature=value)),
+        ("temperature", lambda: ReadSpec(temperature=value)),
         ("contrast", lambda: MaskSpec(contrast=value)),
         ("smoothness", lambda: MaskSpec(smoothness=value)),
     ):
@@ -144,7 +142,7 @@ def test_an_overlay_hides_none_to_all_of_the_picture(strength):
 @given(ABOVE_0, st.sampled_from(list(ORDERS)), st.sampled_from(list(SCALES)), st.floats(0, 30))
 def test_maps_of_any_temperature_sum_to_1(temperature, order, scale, exponent):
     scores = random(2, 2, 3, 3, 4, 4) * 10**exponent
-    maps = reduce(recording(scores), order=order, scale=scale, temperature=temperature)
+    maps = read_maps(recording(scores), ReadSpec(order=order, scale=scale, temperature=temperature))
     torch.testing.assert_close(maps.maps.sum(1), torch.ones(2, 4, 4))
     assert 0 <= maps.maps.min() <= maps.maps.max() <= 1
 
@@ -152,7 +150,7 @@ def test_maps_of_any_temperature_sum_to_1(temperature, order, scale, exponent):
 @pytest.mark.parametrize("order", ORDERS)
 def test_near_0_the_strongest_takes_all(order):
     scores = random(2, 1, 1, 3, 4, 4)
-    maps = reduce(recording(scores), order=order, temperature=1e-38).maps
+    maps = read_maps(recording(scores), ReadSpec(order=order, temperature=1e-38)).maps
     expected = torch.nn.functional.one_hot(scores[:, 0, 0].argmax(1), 3).permute(0, 3, 1, 2)
     assert torch.equal(maps, expected.float())
 
@@ -166,7 +164,7 @@ def test_ordinary_temperatures_give_the_formula(order, temperature):
     else:
         expected = (scores / temperature).mean((1, 2)).softmax(1)
     read = recording(scores.float())
-    maps = reduce(read, blocks="all", order=order, temperature=temperature).maps
+    maps = read_maps(read, ReadSpec(blocks="all", order=order, temperature=temperature)).maps
     torch.testing.assert_close(maps.double(), expected, atol=1e-4, rtol=0)
 
 
@@ -229,10 +227,10 @@ def test_usual_smoothness_is_what_it_was():
 @given(ABOVE_0, st.floats(0, 30))
 def test_a_page_and_figures_hold_numbers_alone(temperature, exponent):
     source = recording(random(1, 2, 2, 3, 2, 2) * 10**exponent)
-    text = page(PICTURE, source, temperature=temperature)
+    maps = read_maps(source, ReadSpec(temperature=temperature))
+    text = make_page(PICTURE, maps)
     (data,) = re.findall(r'<script type="application/json" id="page">(.*)</script>', text)
     json.loads(data, parse_constant=pytest.fail)
-    blocks_by_steps(source, "sun", 0, temperature=temperature)
-    found = presence(reduce(source, temperature=temperature))
-    for figure in found[0]:
+    blocks_by_steps(maps, "sun", 0)
+    for figure in presence(maps)[0]:
         assert 0 <= min(figure.coverage, figure.peak, figure.mean) <= 1

@@ -2,15 +2,22 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 from itertools import product
 
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.maps import ORDERS, SCALES, describe, presence, reduce
+from conceptattention.conceptattention_core.maps import (
+    ORDERS,
+    SCALES,
+    ConceptMaps,
+    ReadSpec,
+    describe,
+    presence,
+    read_maps,
+)
 from conceptattention.conceptattention_core.ranges import DEEP
-from conceptattention.conceptattention_core.recording import Grid, Time
+from conceptattention.conceptattention_core.recording import Grid, Recording, Time
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +27,10 @@ B, STEPS, BLOCKS, C, Y, X = 2, 3, 5, 3, 3, 7
 SHAPE = (B, STEPS, BLOCKS, C, Y, X)
 MEAN_LAST, MEAN_FIRST = "softmax, then mean", "mean, then softmax"
 
-read = partial(reduce, blocks="all")
+
+def read(found: Recording, **how) -> ConceptMaps:
+    """Maps of all blocks, unless others are asked for."""
+    return read_maps(found, ReadSpec(**{"blocks": "all", **how}))
 
 
 def softmax_by_hand(values: list[float]) -> list[float]:
@@ -44,8 +54,8 @@ def maps_by_hand(scores: torch.Tensor, order: str) -> torch.Tensor:
 
 def test_the_deeper_half_of_the_blocks_is_read_unless_others_are_asked_for():
     found = recording(random(*SHAPE))
-    assert torch.equal(reduce(found).maps, reduce(found, blocks="3-4").maps)
-    assert reduce(found).settings["blocks"] == DEEP
+    assert torch.equal(read_maps(found).maps, read(found, blocks="3-4").maps)
+    assert read_maps(found).spec.blocks == DEEP
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -180,9 +190,31 @@ def test_the_recording_stays_as_it_was():
 
 
 def test_maps_say_how_they_were_made():
-    settings = read(recording(random(*SHAPE)), steps="1-", temperature=2.0).settings
-    assert settings["model"] == "Tiny"
-    assert (settings["steps"], settings["temperature"]) == ("1-", 2.0)
+    spec = read(recording(random(*SHAPE)), steps="1-", temperature=2.0).spec
+    assert (spec.steps, spec.temperature, spec.space) == ("1-", 2.0, "output")
+
+
+def test_all_blocks_are_those_that_were_recorded():
+    found = recording(random(*SHAPE), blocks=(10, 11, 12, 13, 14))
+    found = replace(found, spec=replace(found.spec, blocks="10-"))
+    assert read(found).spec.blocks == "10-"
+    assert read(found, blocks="12-").spec.blocks == "12-"
+
+
+def test_a_space_that_was_not_recorded_is_refused():
+    found = recording(random(*SHAPE))
+    assert read(found, space="output").spec == read(found).spec
+    with pytest.raises(ConceptAttentionError, match="'value', but 'output' was recorded"):
+        read(found, space="value")
+    with pytest.raises(ConceptAttentionError, match="'heat'. Accepted: output, cross-attention"):
+        ReadSpec(space="heat")
+
+
+@pytest.mark.parametrize("what", ["steps", "blocks"])
+@pytest.mark.parametrize("text", ["deep", "5-2", "first 0"])
+def test_a_range_that_never_matches_is_refused_before_reading(what, text):
+    with pytest.raises(ConceptAttentionError, match=f"'{text}' as a range of {what}. Accepted:"):
+        ReadSpec(**{what: text})
 
 
 def test_maps_are_found_by_name():
@@ -265,10 +297,9 @@ def test_one_picture_of_a_batch_takes_its_recording_along(b):
     maps = read(recording(random(*SHAPE)), temperature=2.0)
     alone = maps.picture(b)
     assert torch.equal(alone.maps, maps.maps[b : b + 1])
-    assert (alone.concepts, alone.grid, alone.settings) == (maps.concepts, maps.grid, maps.settings)
+    assert (alone.concepts, alone.grid, alone.spec) == (maps.concepts, maps.grid, maps.spec)
     assert torch.equal(read(alone.recording, temperature=2.0).maps, alone.maps)
     assert len(maps.maps) == len(maps.recording.scores) == B  # the batch stays as it was
-    assert replace(maps, recording=None).picture(b).recording is None
 
 
 def test_a_description_has_a_line_for_each_shown_concept_of_each_picture():
@@ -331,4 +362,4 @@ def test_pictures_that_lie_behind_one_another_keep_their_own_maps():
 def test_one_picture_of_a_video_comes_with_its_own_map_and_recording():
     maps = read(video(latents=3, pace=4)).picture(12)
     assert torch.equal(maps.maps, read(video(latents=3, pace=4)).maps[12:13])
-    assert len(maps.source.scores) == maps.source.pictures == 1
+    assert len(maps.recording.scores) == maps.recording.pictures == 1

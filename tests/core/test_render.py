@@ -5,6 +5,7 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError, render
 from conceptattention.conceptattention_core.concepts import parse
+from conceptattention.conceptattention_core.maps import ConceptMaps, ReadSpec, read_maps
 from conceptattention.conceptattention_core.masks import sharpen, upsample
 from conceptattention.conceptattention_core.recording import Grid
 from PIL import ImageFont
@@ -14,6 +15,10 @@ from .examples import ODD, concept_maps, random, recording, soft_maps, territori
 PICTURE = np.random.default_rng(0).integers(0, 256, (104, 56, 3), dtype=np.uint8)
 UNICODE = "日本の空, небо, سماء, 하늘, Fußgänger, 🎈 balloon, a: (x:1.2), " + "very " * 40 + "long"
 SIXTY_FOUR = ",".join(f"thing number {i}" for i in range(64))
+
+
+def maps_of(scores: torch.Tensor, **how) -> ConceptMaps:
+    return read_maps(recording(scores), ReadSpec(**how))
 
 
 def test_every_colour_is_different():
@@ -314,7 +319,7 @@ def bright_box(view: np.ndarray) -> tuple[int, int, int, int]:
 def test_tiles_stand_in_rows_of_blocks_and_columns_of_steps(tile):
     boxes = {
         (step, block): bright_box(
-            render.blocks_by_steps(recording(hot(step, block)), "SUN", 0, tile=tile)
+            render.blocks_by_steps(maps_of(hot(step, block)), "SUN", 0, tile=tile)
         )
         for step in range(4)
         for block in range(3)
@@ -328,29 +333,29 @@ def test_tiles_stand_in_rows_of_blocks_and_columns_of_steps(tile):
 
 
 def test_a_tile_is_the_map_the_right_way_up():
-    whole = bright_box(render.blocks_by_steps(recording(hot(1, 1)), "sun", 0))
+    whole = bright_box(render.blocks_by_steps(maps_of(hot(1, 1)), "sun", 0))
     corner = hot(1, 1, at=(0, 2))  # top right of 2 by 3 patches
-    left, top, w, h = bright_box(render.blocks_by_steps(recording(corner), "sun", 0))
+    left, top, w, h = bright_box(render.blocks_by_steps(maps_of(corner), "sun", 0))
     assert (left, top) == (whole[0] + 64, whole[1])
     assert (w, h) == (32, 32)
 
 
 def test_tiles_share_one_scale_and_another_concept_has_its_own_sheet():
     scores = hot(0, 0) + hot(1, 0) / 9
-    view = render.blocks_by_steps(recording(scores), "sun", 0)
+    view = render.blocks_by_steps(maps_of(scores), "sun", 0)
     left, top, w, h = bright_box(view)
     weaker = view[top + h // 2, left + w + 3 + w // 2]
     dark = view[top + h // 2, left + 3 * (w + 3) + w // 2]
     assert BRIGHT.sum() > weaker.sum() > dark.sum()
     flat = view[top : top + h, left : left + w]
     assert (flat == BRIGHT).all()
-    other = render.blocks_by_steps(recording(scores), "balloon", 0)
+    other = render.blocks_by_steps(maps_of(scores), "balloon", 0)
     assert (other[top + h // 2, left + w // 2] != BRIGHT).any()
 
 
 def test_concepts_compete_in_each_tile_at_the_temperature_asked_for():
     scores = hot(0, 0) / 3 + hot(1, 0) / 9
-    views = [render.blocks_by_steps(recording(scores), "sun", 0, t) for t in (1.0, 3.0)]
+    views = [render.blocks_by_steps(maps_of(scores, temperature=t), "sun", 0) for t in (1.0, 3.0)]
     heats = [(scores / t).softmax(3)[0, :, 0, 1, 0, 0] for t in (1.0, 3.0)]
     left, top, w, h = bright_box(views[0])
     for view, (first, second, none, _) in zip(views, heats):
@@ -363,7 +368,7 @@ def test_of_more_than_twenty_steps_and_blocks_twenty_are_shown_with_both_ends():
     found = {}
     for steps, blocks in ((20, 20), (28, 57)):
         views = [
-            render.blocks_by_steps(recording(hot(*at, steps, blocks)), "sun", 0, tile=24)
+            render.blocks_by_steps(maps_of(hot(*at, steps, blocks)), "sun", 0, tile=24)
             for at in ((0, 0), (steps - 1, blocks - 1))
         ]
         found[steps] = [(view.shape, bright_box(view)) for view in views]
@@ -377,15 +382,15 @@ def test_rows_and_columns_are_called_by_the_models_numbers(monkeypatch):
     )
     scores = hot(0, 0, steps=3, blocks=2)
     heard = recording(scores, steps=((0, 0), (1, 4), (7, 7)), blocks=(10, 18))
-    render.blocks_by_steps(heard, "sun", 0)
+    render.blocks_by_steps(read_maps(heard), "sun", 0)
     assert written == ["block 10", "block 18", "step 0", "1-4", "step 7"]
 
 
 def test_blocks_that_all_say_the_same_make_a_sheet():
-    view = render.blocks_by_steps(recording(torch.zeros(1, 2, 2, 3, 2, 3)), "sun", 0)
+    view = render.blocks_by_steps(maps_of(torch.zeros(1, 2, 2, 3, 2, 3)), "sun", 0)
     assert view.dtype == np.uint8 and (view != render.PAPER).any()
 
 
 def test_a_sheet_of_an_unknown_concept_is_refused():
     with pytest.raises(ConceptAttentionError, match="named 'moon'. Recorded: balloon, sun, red"):
-        render.blocks_by_steps(recording(hot(0, 0)), "moon", 0)
+        render.blocks_by_steps(maps_of(hot(0, 0)), "moon", 0)

@@ -24,19 +24,19 @@ from conceptattention.conceptattention_core.concepts import (
     parse,
     split,
 )
-from conceptattention.conceptattention_core.explorer import page
+from conceptattention.conceptattention_core.explorer import make_page
 from conceptattention.conceptattention_core.layers import Layer, save_psd
 from conceptattention.conceptattention_core.locating import LocateSpec, parse_noise
 from conceptattention.conceptattention_core.maps import (
-    check_reading,
-    choose,
+    ReadSpec,
     choose_entries,
+    choose_scores,
     describe,
-    reduce,
+    read_maps,
 )
 from conceptattention.conceptattention_core.masks import MaskSpec
 from conceptattention.conceptattention_core.prompt_syntax import read_entries
-from conceptattention.conceptattention_core.ranges import select
+from conceptattention.conceptattention_core.ranges import check_range, select
 from conceptattention.conceptattention_core.recording import RecordSpec, board
 from conceptattention.conceptattention_core.render import (
     blocks_by_steps,
@@ -64,6 +64,7 @@ TEXTS = (
 )  # fmt: skip
 MAPS = soft_maps(1)
 SMALL = recording(random(1, 2, 2, 3, 2, 2))
+SMALL_MAPS = read_maps(SMALL)
 PICTURE = np.zeros((32, 32, 3), np.uint8)
 PEN = ImageDraw.Draw(Image.new("RGB", (32, 32)))
 
@@ -195,30 +196,28 @@ DOORS = {
         RecordSpec(ConceptSet((Concept(text, text),))), [torch.zeros(0, 3)]
     ),
     "concepts.ConceptSet.find": MAPS.concepts.find,
-    "explorer.page": lambda text: (
-        page(PICTURE, SMALL, 0, title=text).encode("utf-8"),
-        page(PICTURE, SMALL, 0, steps=text),
-        page(PICTURE, SMALL, 0, blocks=text),
+    "explorer.make_page": lambda text: make_page(PICTURE, SMALL_MAPS, 0, title=text).encode(
+        "utf-8"
     ),
     "layers.Layer": lambda text: Layer(text, torch.ones(2, 2, 4)),  # see save_psd's own test
     "locating.LocateSpec": lambda text: LocateSpec(text).caption.encode("utf-8"),
     "locating.parse_noise": parse_noise,
     "maps.ConceptMaps.of": MAPS.of,
-    "maps.check_reading": lambda text: check_reading(order=text),
-    "maps.choose": lambda text: choose(SMALL, steps=text),
+    "maps.choose_scores": lambda text: choose_scores(SMALL, steps=text),
     "maps.choose_entries": lambda text: choose_entries(SMALL, "all", text),
-    "maps.reduce steps": lambda text: reduce(SMALL, steps=text),
-    "maps.reduce blocks": lambda text: reduce(SMALL, blocks=text),
-    "maps.reduce order": lambda text: reduce(SMALL, order=text),
-    "maps.reduce scale": lambda text: reduce(SMALL, scale=text),
+    "maps.ReadSpec steps": lambda text: ReadSpec(steps=text),
+    "maps.ReadSpec blocks": lambda text: ReadSpec(blocks=text),
+    "maps.ReadSpec order": lambda text: ReadSpec(order=text),
+    "maps.ReadSpec scale": lambda text: ReadSpec(scale=text),
+    "maps.ReadSpec space": lambda text: ReadSpec(space=text),
     "masks.draw": lambda text: draw(MAPS, [text]),
     "masks.MaskSpec": lambda text: draw(MAPS, threshold=text),
     "prompt_syntax.read_entries": read_entries,
+    "ranges.check_range": lambda text: check_range(text, "steps"),
     "ranges.select": lambda text: select(text, 7, "steps"),
     "ranges.select first": lambda text: select(f"first {text}", 7, "steps"),
     "recording.RecordSpec": lambda text: RecordSpec(MAPS.concepts, tokens=text),
-    "render.blocks_by_steps name": lambda text: blocks_by_steps(SMALL, text, 0),
-    "render.blocks_by_steps scale": lambda text: blocks_by_steps(SMALL, "sun", 0, scale=text),
+    "render.blocks_by_steps name": lambda text: blocks_by_steps(SMALL_MAPS, text, 0),
     "render.write": lambda text: write(PEN, (1, 9), text, 13, "lm"),
     "render.length": lambda text: length(text, 13),
     "render.font": lambda text: font(text, 13),

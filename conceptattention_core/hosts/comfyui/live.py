@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...concepts import ConceptSet
-from ...maps import reduce
+from ...maps import ReadSpec, read_maps
 from ...masks import upsample
 from ...recording import Recording
 from ...render import heat_map
@@ -52,7 +52,7 @@ class View:
         recording = heard()
         if isinstance(recording, Silence) or recording.steps[-1][1] != step:
             return
-        maps = reduce(recording, steps=str(step)).picture(0)
+        maps = read_maps(recording, ReadSpec(steps=str(step))).picture(0)
         now = maps.of(self.live.name)
         self.count += 1
         mean = self.mean = now if self.mean is None else self.mean + (now - self.mean) / self.count

@@ -47,7 +47,7 @@ def record(
 
         with record(pipe, RecordSpec(parse("balloon, sky"))) as listener:
             image = pipe("a balloon in the sky").images[0]
-        maps = reduce(listener.recording())
+        maps = read_maps(listener.recording())
 
     Give `max_sequence_length` here where the pipeline is called with it. CogVideoX 1.5 may sample
     padding in front of a video, and only its length tells: `recording().of_length(len(frames))`.

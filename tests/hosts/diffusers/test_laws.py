@@ -15,7 +15,7 @@ from conceptattention.conceptattention_core.hosts.diffusers.family import see, s
 from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.locating import LocateSpec, draw_looks
-from conceptattention.conceptattention_core.maps import reduce
+from conceptattention.conceptattention_core.maps import read_maps
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
 from diffusers import DiffusionPipeline, FlowMatchHeunDiscreteScheduler, SchedulerMixin
 from einops import rearrange
@@ -91,7 +91,7 @@ def test_recording_changes_nothing_with_any_method(pipe, attend, space):
     with record(pipe, spec) as listener:
         recorded = paint(pipe)
     assert torch.equal(paint(pipe), recorded)
-    maps = reduce(listener.recording()).maps
+    maps = read_maps(listener.recording()).maps
     torch.testing.assert_close(maps.sum(dim=1), torch.ones_like(maps[:, 0]))
 
 
@@ -103,7 +103,7 @@ def test_recording_changes_nothing_in_half_precision(pipe, dtype):
     assert torch.equal(paint(half), recorded)
     exact = heard(pipe)
     assert listener.recording().steps == exact.steps
-    maps, expected = reduce(listener.recording()).maps, reduce(exact).maps
+    maps, expected = read_maps(listener.recording()).maps, read_maps(exact).maps
     assert (maps - expected).abs().mean() < 0.05
 
 
@@ -364,7 +364,7 @@ def test_permuting_concepts_permutes_maps(pipe):
 
 
 def test_a_concept_given_twice_gets_equal_maps(pipe):
-    maps = reduce(heard(pipe, RecordSpec(parse("sky, cat, twin: sky"))))
+    maps = read_maps(heard(pipe, RecordSpec(parse("sky, cat, twin: sky"))))
     torch.testing.assert_close(maps.of("sky"), maps.of("twin"))
 
 

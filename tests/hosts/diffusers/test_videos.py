@@ -7,7 +7,7 @@ import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
-from conceptattention.conceptattention_core.maps import reduce
+from conceptattention.conceptattention_core.maps import ReadSpec, read_maps
 from diffusers import CogVideoXImageToVideoPipeline
 
 from .test_laws import SPEC, encode_and_decode, look_and_sample, paint
@@ -19,7 +19,7 @@ def test_every_frame_of_a_video_has_maps():
     pipe = tiny_hunyuan_video()
     with record(pipe, SPEC) as listener:
         frames = paint(pipe)
-    maps = reduce(listener.recording(), blocks="all").maps
+    maps = read_maps(listener.recording(), ReadSpec(blocks="all")).maps
     assert frames.shape[:2] == (1, len(maps)) == (1, 9)
 
 
@@ -46,7 +46,7 @@ def test_without_padding_in_front_every_frame_that_comes_out_has_maps():
     with record(pipe, SPEC) as listener:
         frames = paint(pipe)
     recording = listener.recording().of_length(frames.shape[1])
-    assert len(reduce(recording, blocks="all").maps) == recording.pictures == 9
+    assert len(read_maps(recording, ReadSpec(blocks="all")).maps) == recording.pictures == 9
 
 
 @pytest.mark.parametrize("version", [{"rotary": False}, {"version": "1.5"}])

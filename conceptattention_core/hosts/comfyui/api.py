@@ -1,0 +1,87 @@
+"""For other packs in a running ComfyUI: recorded models and maps in a few lines of Python.
+
+A folder in custom_nodes cannot be imported by its name. So this module is registered as
+`conceptattention` when ComfyUI loads this pack (`nodes/__init__.py`)::
+
+    import conceptattention as ca                  # inside a function: packs load in any order
+
+    model = ca.record(model, clip, "dragon, rock")   # MODEL; sample with it as ever
+    maps = ca.maps_of(latent)                        # of the LATENT that came out
+    maps = ca.locate(model, clip, vae, image, "dragon, rock")   # of an IMAGE that exists already
+
+The public names of `conceptattention_core` are here, too, but for those that need diffusers.
+docs/examples/other_pack is a pack with two nodes that do this.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ... import ConceptAttentionError
+from ... import __getattr__ as _find_public_name
+from ...concepts import ConceptSet
+from ...locating import LocateSpec
+from ...maps import ConceptMaps, reduce
+from ...ranges import DEEP
+from ...recording import RecordSpec
+from ...specs import RecordFields, record_spec
+from . import locate as locating
+from . import patch
+from .store import STORE
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+NAME = "conceptattention"
+"""Under which `sys.modules` has this module while ComfyUI runs."""
+
+__all__ = ["ConceptAttentionError", "locate", "maps_of", "record"]
+
+
+def record(
+    model: ModelPatcher,
+    clip: Any,
+    concepts: str | ConceptSet | RecordSpec,
+    *,
+    background: bool = False,
+    **fields: "Unpack[RecordFields]",
+) -> ModelPatcher:
+    """A clone of a MODEL that records the concepts whenever it samples, as Record Concepts does.
+
+    `clip` reads the concepts. The picture stays the same bit for bit. Fields of RecordSpec may be
+    given as keywords.
+    """
+    return patch.record(model, clip, record_spec(concepts, background, fields))
+
+
+def maps_of(latent: Any, model: ModelPatcher | None = None, **reading: Any) -> ConceptMaps:
+    """The maps of a LATENT (or its samples, `b ...`) that a recorded MODEL made.
+
+    `model` is the recorded one that is meant, where several made the very same latent. How the
+    recording is read may be given as keywords, as for `maps.reduce`.
+    """
+    samples: Tensor = latent["samples"] if isinstance(latent, dict) else latent
+    spec = None if model is None else patch.spec_of(model)
+    return reduce(STORE.find(samples, spec), **reading)
+
+
+def locate(
+    model: ModelPatcher,
+    clip: Any,
+    vae: Any,
+    image: Tensor,
+    concepts: str | ConceptSet | RecordSpec,
+    how: LocateSpec | None = None,
+    *,
+    background: bool = False,
+    **fields: "Unpack[RecordFields]",
+) -> ConceptMaps:
+    """The maps of an IMAGE `b h w rgb`, 0..1, that exists already, as Locate Concepts has them."""
+    spec = record_spec(concepts, background, {"blocks": DEEP, **fields})
+    recording = locating.locate(model, clip, vae, image, spec, how or LocateSpec())
+    return reduce(recording, blocks="all")
+
+
+def __getattr__(name: str) -> Any:
+    return _find_public_name(name)
