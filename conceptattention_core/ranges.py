@@ -8,8 +8,8 @@ from .texts import clean_text
 ACCEPTED = "'all', '3', '2-5', '10-', 'first 4', 'last 10' or 'last half'"
 MOST_TOLD = 60
 """Characters of a text that a message repeats."""
-ANY_NUMBER = 10**10
-"""More steps or blocks than a range can name."""
+ANY_NUMBER = 10**6
+"""More steps or blocks than any run or model has."""
 DEEP = "last half"
 """The blocks that are read unless others are asked for: of Flux's 19 the last nine, as in the
 authors' demo. Deep blocks know more (arXiv 2502.04320, figure 7); on the demo model's scenes, too.

@@ -9,8 +9,7 @@ from einops import repeat
 
 from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.concepts import key_of
-from ..conceptattention_core.export import file_names
-from ..conceptattention_core.layers import (
+from ..conceptattention_core.output.layers import (
     NEEDS_PSD_TOOLS,
     Layer,
     check_masks,
@@ -18,7 +17,7 @@ from ..conceptattention_core.layers import (
     find_bounds,
     save_psd,
 )
-from ..conceptattention_core.texts import clean_text
+from ..conceptattention_core.texts import clean_text, name_files
 from .door import accepting, to_masks
 from .wires import advanced, masks_input, names_input, next_path, schema, show, writing
 
@@ -253,7 +252,7 @@ class SaveMasks(io.ComfyNode):
             names, files = name, _name_files(name)
         else:  # one name does for all its parts, each of which gets a file of its own
             names = [*name, *name[-1:] * (len(mask) - len(name))]
-            files = file_names([one.casefold() for one in names])
+            files = name_files([one.casefold() for one in names])
         saved = []
         for (batch, _), safe in zip(pair(mask, names), files, strict=True):
             pictures = repeat(batch, "b h w -> b h w rgb", rgb=3)
@@ -269,7 +268,7 @@ def _name_files(names: list[str]) -> list[str]:
     The number in it goes on. "Sun" and "sun" are one file on some systems, so they differ in more.
     """
     distinct = list(dict.fromkeys(names))
-    files = dict(zip(distinct, file_names([one.casefold() for one in distinct]), strict=True))
+    files = dict(zip(distinct, name_files([one.casefold() for one in distinct]), strict=True))
     return [files[name] for name in names]
 
 

@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.concepts import key_of
-from ..conceptattention_core.layers import find_bounds
 from ..conceptattention_core.masks import split
+from ..conceptattention_core.output.layers import find_bounds
 from ..conceptattention_core.refine import find_middle
 from ..conceptattention_core.texts import clean_text
 from .before import concepts_behind, refusal

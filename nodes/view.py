@@ -6,8 +6,8 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..conceptattention_core import render
-from ..conceptattention_core.explorer import make_page
+from ..conceptattention_core.output import render
+from ..conceptattention_core.output.explorer import make_page
 from .before import check_names, refusal
 from .door import accepting
 from .wires import check_picture, maps_input, next_path, schema, tell, writing

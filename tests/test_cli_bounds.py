@@ -14,9 +14,10 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 
-from conceptattention.conceptattention_core import ConceptAttentionError, export
+from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.cli import main, models, options
 from conceptattention.conceptattention_core.files import to_json
+from conceptattention.conceptattention_core.output import export
 from conceptattention.conceptattention_core.texts import clean_text
 
 from .test_cli import options as asked_for

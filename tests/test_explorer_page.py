@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conceptattention.conceptattention_core import explorer
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.export import file_names
 from conceptattention.conceptattention_core.maps import ConceptMaps, ReadSpec, read_maps
 from conceptattention.conceptattention_core.masks import MaskSpec, draw, upsample
+from conceptattention.conceptattention_core.output import explorer
+from conceptattention.conceptattention_core.output.render import colour, heat_maps
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
-from conceptattention.conceptattention_core.render import colour, heat_maps
+from conceptattention.conceptattention_core.texts import name_files
 from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -485,7 +485,7 @@ def test_names_in_any_script_and_of_any_intent(show):
     page.mouse.click(*at(page, *inside(labels == c), size))
     settled(page)
     page.get_by_role("status").get_by_text(wanted[c]).wait_for()
-    for c, file in enumerate(file_names(wanted)):
+    for c, file in enumerate(name_files(wanted)):
         page.locator("#concepts li").nth(c).click()
         settled(page)
         with page.expect_download() as caught:

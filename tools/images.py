@@ -52,7 +52,7 @@ def save(picture: Image.Image, file: Path, most: int) -> None:
 def results() -> None:
     import numpy as np
 
-    from conceptattention_core import render
+    from conceptattention_core.output import render
 
     prompt, picture, maps = paint()
     small = Image.fromarray(picture)
@@ -126,7 +126,7 @@ def panorama(
 
 def write(sheet: Image.Image, text: str, x: int, y: int, width: int) -> None:
     """Text in as many lines as it takes."""
-    from conceptattention_core.render import font
+    from conceptattention_core.output.render import font
 
     letters = font(text, 16)
     lines = [""]
@@ -282,7 +282,7 @@ def brand() -> None:
     """A scene of the demo's own, half of it in the colours of its words."""
     import numpy as np
 
-    from conceptattention_core.render import colour
+    from conceptattention_core.output.render import colour
     from demo.scenes import scene
 
     drawn = scene(BRAND_SEED, 512)
@@ -296,7 +296,7 @@ def brand() -> None:
     icon.resize((400, 400), Image.Resampling.LANCZOS).save(IMAGES / "icon.png", optimize=True)
     banner = Image.new("RGB", (1260, 540), PAPER)
     banner.paste(icon.resize((460, 460), Image.Resampling.LANCZOS), (40, 40))
-    from conceptattention_core.render import font
+    from conceptattention_core.output.render import font
 
     pen = ImageDraw.Draw(banner)
     pen.text((550, 170), "ConceptAttention", INK, font("C", 76))

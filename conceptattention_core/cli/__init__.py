@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return _fail(tell(error))
     except (MemoryError, RuntimeError) as error:
-        from ..pictures import is_out_of_memory
+        from ..images import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

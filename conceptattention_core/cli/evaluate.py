@@ -16,10 +16,10 @@ from ..files import write_json, write_text
 from ..locating import parse_noise
 from ..maps import ORDERS, SCALES, ReadSpec
 from ..recording import TOKENS
-from ..segmenting import open_folder
 from ..texts import clean_text
 from . import models, options
 from .judging import Actor, Job, Judge
+from .segmenting import open_folder
 
 SETTINGS, RESULTS = "evaluate.json", "results*.jsonl"
 SCENES = 200  # pictures

@@ -320,8 +320,8 @@ def write(
     """Write the files of what one run painted into `out`, and tell the report's part of each."""
     import numpy as np
 
-    from ..explorer import make_page
-    from ..export import place, save, save_picture, save_video
+    from ..output.explorer import make_page
+    from ..output.export import place, save, save_picture, save_video
 
     is_video = sampling.fps is not None
     if is_video:
@@ -366,7 +366,7 @@ def read_guidance(pipe: Any, negative_prompt: str, sampling: Sampling) -> dict[s
 
 def remove_earlier(out: Path) -> None:
     """Remove the files of an earlier run, whose concepts, seeds and frames may be others."""
-    from ..export import forget
+    from ..output.export import forget
 
     file, top = out / REPORT, out.resolve()
     try:

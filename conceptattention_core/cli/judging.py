@@ -10,9 +10,9 @@ from ..evaluation.datasets import Dataset, Sample, open_imagenet_segmentation, o
 from ..evaluation.metrics import IGNORE
 from ..evaluation.protocols import PROTOCOLS
 from ..evaluation.run import Plan, Variant, evaluate
+from ..images import Pixels, stack
 from ..locating import LocateSpec
 from ..maps import ReadSpec
-from ..pictures import Pixels, stack
 from ..recording import Recording, RecordSpec
 from . import models
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import ConceptAttentionError
 from ..files import show
-from ..pictures import is_out_of_memory
+from ..images import is_out_of_memory
 from . import options
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import Any, NoReturn, TextIO
 
 from .. import ConceptAttentionError
 from ..attention import ATTEND, MOST_BOUNCES, SPACES
-from ..export import LARGEST_SIDE
 from ..files import CLAIMS, PARTIAL, show
 from ..maps import ORDERS, SCALES
 from ..masks import MOST_PIXELS, MaskSpec
+from ..output.export import LARGEST_SIDE
 from ..ranges import ACCEPTED, DEEP
 from ..recording import TOKENS
 from ..texts import clean_text, escape_text

@@ -11,13 +11,13 @@ from typing import Any
 from ..attention import Method
 from ..concepts import parse
 from ..files import show, write_json
+from ..images import PictureFile, Pixels, list_pictures, stack
 from ..locating import MEGAPIXELS, LocateSpec, parse_noise
 from ..maps import ConceptMaps, ReadSpec, read_maps
-from ..pictures import PictureFile, Pixels, list_pictures, stack
 from ..recording import RecordSpec
-from ..segmenting import Outcome, list_open, open_folder
-from ..segmenting import segment as segment_pictures
 from . import models, options
+from .segmenting import Outcome, list_open, open_folder
+from .segmenting import segment as segment_pictures
 
 SUMMARY = "summary.json"
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from .. import ConceptAttentionError
 from ..files import check_regular, show
-from ..pictures import Pixels, read_picture
+from ..images import Pixels, read_picture
 from .metrics import IGNORE
 
 VOC_CLASSES = (

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .. import ConceptAttentionError
-from ..pictures import Pixels
-from ..render import colour, font
+from ..images import Pixels
+from ..output.render import colour, font
 from .metrics import IGNORE, Score
 
 SIDE = 192  # pixels of a tile

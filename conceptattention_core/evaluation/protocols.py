@@ -17,10 +17,10 @@ from einops import rearrange
 from torch import Tensor
 
 from ..concepts import Concept, ConceptSet
-from ..pictures import Pixels
+from ..images import Pixels
+from ..output.render import to_image
 from ..ranges import DEEP
 from ..refine import follow_edges
-from ..render import to_image
 from .datasets import Sample
 from .metrics import Score
 

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 from .. import ConceptAttentionError
 from ..attention import Method
 from ..files import claimed, naming, show
+from ..images import Pixels
 from ..locating import LocateSpec
 from ..maps import ReadSpec, choose_scores, read_maps
-from ..pictures import Pixels
 from ..recording import Recording, RecordSpec
 from .datasets import Sample
 from .metrics import Score

@@ -12,8 +12,8 @@ from conceptattention.conceptattention_core.hosts.comfyui.patch import record
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.maps import ReadSpec, read_maps
 from conceptattention.conceptattention_core.masks import upsample
+from conceptattention.conceptattention_core.output.render import heat_map
 from conceptattention.conceptattention_core.recording import RecordSpec
-from conceptattention.conceptattention_core.render import heat_map
 from conceptattention.nodes.record import Record
 
 from .tiny import CONCEPTS, HERE, Tiny, call, with_replaced_block

@@ -14,12 +14,13 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from conceptattention.conceptattention_core import ConceptAttentionError, render
+from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
-from conceptattention.conceptattention_core.layers import find_bounds
 from conceptattention.conceptattention_core.maps import presence, read_maps
 from conceptattention.conceptattention_core.masks import MaskSpec, draw
+from conceptattention.conceptattention_core.output import render
+from conceptattention.conceptattention_core.output.layers import find_bounds
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
 from conceptattention.nodes.layers import CutOut, Layers, SaveLayers, SaveMasks
 from conceptattention.nodes.masks import Masks, Pick, Split

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
+from conceptattention_core.cli.segmenting import list_open, open_folder, segment
 from conceptattention_core.concepts import parse
+from conceptattention_core.images import list_pictures
 from conceptattention_core.maps import ConceptMaps
-from conceptattention_core.pictures import list_pictures
 from conceptattention_core.recording import Grid, Recording, RecordSpec
-from conceptattention_core.segmenting import list_open, open_folder, segment
 
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
 SETTINGS = {"masks": {"threshold": "mean"}}

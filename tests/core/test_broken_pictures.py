@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError, pictures
+from conceptattention.conceptattention_core.cli.segmenting import segment
 from conceptattention.conceptattention_core.files import show
-from conceptattention.conceptattention_core.pictures import (
+from conceptattention.conceptattention_core.images import (
     PictureFile,
     UnreadableKindError,
     is_out_of_memory,
@@ -20,7 +21,6 @@ from conceptattention.conceptattention_core.pictures import (
     read_picture,
 )
 from conceptattention.conceptattention_core.recording import Grid
-from conceptattention.conceptattention_core.segmenting import segment
 from PIL import Image, ImageCms, features
 
 from .examples import soft_maps

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.pictures import list_pictures
-from conceptattention.conceptattention_core.segmenting import list_open, open_folder, segment
+from conceptattention.conceptattention_core.cli.segmenting import list_open, open_folder, segment
+from conceptattention.conceptattention_core.images import list_pictures
 from PIL import Image
 
 from .test_segmenting import SETTINGS, Locator, contents, run

@@ -9,12 +9,13 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conceptattention.conceptattention_core import ConceptAttentionError, explorer
+from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.explorer import make_page, save_page
 from conceptattention.conceptattention_core.maps import ReadSpec, read_maps
+from conceptattention.conceptattention_core.output import explorer
+from conceptattention.conceptattention_core.output.explorer import make_page, save_page
+from conceptattention.conceptattention_core.output.render import colour
 from conceptattention.conceptattention_core.recording import Recording, RecordSpec
-from conceptattention.conceptattention_core.render import colour
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

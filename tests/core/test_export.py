@@ -9,16 +9,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conceptattention.conceptattention_core import render
-from conceptattention.conceptattention_core.export import (
-    file_names,
+from conceptattention.conceptattention_core.masks import MaskSpec, draw
+from conceptattention.conceptattention_core.output import render
+from conceptattention.conceptattention_core.output.export import (
     forget,
     paint_palette,
     save,
     save_names,
     save_video,
 )
-from conceptattention.conceptattention_core.masks import MaskSpec, draw
+from conceptattention.conceptattention_core.texts import name_files
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -41,7 +41,7 @@ def safe(name: str) -> bool:
 
 @given(st.lists(st.text(max_size=90), max_size=9))
 def test_file_names_are_safe_and_distinct_whatever_the_concepts(names):
-    files = file_names(names)
+    files = name_files(names)
     assert len(files) == len(names)
     assert all(map(safe, files))
     assert len({file.casefold() for file in files}) == len(files)
@@ -62,7 +62,7 @@ def test_file_names_are_safe_and_distinct_whatever_the_concepts(names):
     ],
 )
 def test_file_names_stay_readable(names, files):
-    found = file_names(names)
+    found = name_files(names)
     assert all(map(safe, found))
     assert len({file.casefold() for file in found}) == len(names)
     if files:

@@ -8,8 +8,6 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.explorer import make_page
-from conceptattention.conceptattention_core.layers import Layer, save_psd
 from conceptattention.conceptattention_core.locating import LocateSpec
 from conceptattention.conceptattention_core.maps import (
     ORDERS,
@@ -20,9 +18,11 @@ from conceptattention.conceptattention_core.maps import (
 )
 from conceptattention.conceptattention_core.masks import MaskSpec, sharpen
 from conceptattention.conceptattention_core.masks import draw as draw_masks
+from conceptattention.conceptattention_core.output.explorer import make_page
+from conceptattention.conceptattention_core.output.layers import Layer, save_psd
+from conceptattention.conceptattention_core.output.render import blocks_by_steps, overlay
 from conceptattention.conceptattention_core.recording import Grid, Recorder, RecordSpec, is_finite
 from conceptattention.conceptattention_core.refine import follow_edges
-from conceptattention.conceptattention_core.render import blocks_by_steps, overlay
 from hypothesis import given
 from hypothesis import strategies as st
 

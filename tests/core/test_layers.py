@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.layers import Layer, cut_out, find_bounds, save_psd
+from conceptattention.conceptattention_core.output.layers import (
+    Layer,
+    cut_out,
+    find_bounds,
+    save_psd,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

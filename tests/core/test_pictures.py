@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.pictures import list_pictures, read_picture
+from conceptattention.conceptattention_core.images import list_pictures, read_picture
 from PIL import Image
 
 RED = (255, 0, 0)

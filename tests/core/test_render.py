@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from conceptattention.conceptattention_core import ConceptAttentionError, render
+from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.maps import ConceptMaps, ReadSpec, read_maps
 from conceptattention.conceptattention_core.masks import sharpen, upsample
+from conceptattention.conceptattention_core.output import render
 from conceptattention.conceptattention_core.recording import Grid
 from PIL import ImageFont
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conceptattention.conceptattention_core import ConceptAttentionError, segmenting
-from conceptattention.conceptattention_core.pictures import list_pictures
+from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.cli import segmenting
+from conceptattention.conceptattention_core.cli.segmenting import list_open, open_folder, segment
+from conceptattention.conceptattention_core.images import list_pictures
 from conceptattention.conceptattention_core.recording import Grid
-from conceptattention.conceptattention_core.segmenting import list_open, open_folder, segment
 from PIL import Image
 
 from .examples import soft_maps

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conceptattention.conceptattention_core import files, segmenting
+from conceptattention.conceptattention_core import files
+from conceptattention.conceptattention_core.cli import segmenting
+from conceptattention.conceptattention_core.cli.segmenting import list_open, open_folder, segment
 from conceptattention.conceptattention_core.files import claim, sweep_claims
-from conceptattention.conceptattention_core.pictures import list_pictures
-from conceptattention.conceptattention_core.segmenting import list_open, open_folder, segment
+from conceptattention.conceptattention_core.images import list_pictures
 from PIL import Image
 
 from .test_segmenting import SETTINGS, Locator, contents, run

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conceptattention.conceptattention_core import ConceptAttentionError, export
+from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.attention import Method
 from conceptattention.conceptattention_core.concepts import (
     Concept,
@@ -24,8 +24,6 @@ from conceptattention.conceptattention_core.concepts import (
     parse,
     split,
 )
-from conceptattention.conceptattention_core.explorer import make_page
-from conceptattention.conceptattention_core.layers import Layer, save_psd
 from conceptattention.conceptattention_core.locating import LocateSpec, parse_noise
 from conceptattention.conceptattention_core.maps import (
     ReadSpec,
@@ -35,10 +33,10 @@ from conceptattention.conceptattention_core.maps import (
     read_maps,
 )
 from conceptattention.conceptattention_core.masks import MaskSpec
-from conceptattention.conceptattention_core.prompt_syntax import read_entries
-from conceptattention.conceptattention_core.ranges import check_range, select
-from conceptattention.conceptattention_core.recording import RecordSpec, board
-from conceptattention.conceptattention_core.render import (
+from conceptattention.conceptattention_core.output import export
+from conceptattention.conceptattention_core.output.explorer import make_page
+from conceptattention.conceptattention_core.output.layers import Layer, save_psd
+from conceptattention.conceptattention_core.output.render import (
     blocks_by_steps,
     font,
     legend,
@@ -46,13 +44,16 @@ from conceptattention.conceptattention_core.render import (
     sheet,
     write,
 )
-from conceptattention.conceptattention_core.texts import clean_text, escape_text
+from conceptattention.conceptattention_core.prompt_syntax import read_entries
+from conceptattention.conceptattention_core.ranges import check_range, select
+from conceptattention.conceptattention_core.recording import RecordSpec, board
+from conceptattention.conceptattention_core.texts import clean_text, escape_text, name_files
 from conceptattention.conceptattention_core.thresholds import Heat, level
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from .examples import draw, random, recording, soft_maps
+from .examples import concept_maps, draw, random, recording, soft_maps
 
 TEXTS = (
     st.text(
@@ -196,10 +197,10 @@ DOORS = {
         RecordSpec(ConceptSet((Concept(text, text),))), [torch.zeros(0, 3)]
     ),
     "concepts.ConceptSet.find": MAPS.concepts.find,
-    "explorer.make_page": lambda text: make_page(PICTURE, SMALL_MAPS, 0, title=text).encode(
+    "output.explorer.make_page": lambda text: make_page(PICTURE, SMALL_MAPS, 0, title=text).encode(
         "utf-8"
     ),
-    "layers.Layer": lambda text: Layer(text, torch.ones(2, 2, 4)),  # see save_psd's own test
+    "output.layers.Layer": lambda text: Layer(text, torch.ones(2, 2, 4)),  # see save_psd's own test
     "locating.LocateSpec": lambda text: LocateSpec(text).caption.encode("utf-8"),
     "locating.parse_noise": parse_noise,
     "maps.ConceptMaps.of": MAPS.of,
@@ -217,12 +218,13 @@ DOORS = {
     "ranges.select": lambda text: select(text, 7, "steps"),
     "ranges.select first": lambda text: select(f"first {text}", 7, "steps"),
     "recording.RecordSpec": lambda text: RecordSpec(MAPS.concepts, tokens=text),
-    "render.blocks_by_steps name": lambda text: blocks_by_steps(SMALL_MAPS, text, 0),
-    "render.write": lambda text: write(PEN, (1, 9), text, 13, "lm"),
-    "render.length": lambda text: length(text, 13),
-    "render.font": lambda text: font(text, 13),
+    "output.render.blocks_by_steps name": lambda text: blocks_by_steps(SMALL_MAPS, text, 0),
+    "output.render.write": lambda text: write(PEN, (1, 9), text, 13, "lm"),
+    "output.render.length": lambda text: length(text, 13),
+    "output.render.font": lambda text: font(text, 13),
     "texts.clean_text": lambda text: clean_text(text).encode("utf-8"),
     "texts.escape_text": lambda text: escape_text(text).encode("utf-8"),
+    "texts.name_files": lambda text: [name.encode("utf-8") for name in name_files([text, text])],
     "thresholds.level": lambda text: level(Heat.alone(torch.rand(3, 3)), text, 0.5),
 }
 PROGRAMS_OWN = {"maps.Presence", "recording.Recorder", "recording.Recording"}
@@ -245,7 +247,11 @@ def test_every_function_takes_any_text_or_says_one_sentence(door, text):
 
 def test_no_function_that_takes_text_is_forgotten():
     tried = {door.split()[0] for door in DOORS}
-    found = {name for module in {door.split(".")[0] for door in DOORS} for name in _doors(module)}
+    found = {
+        name
+        for module in {re.match(r"(output\.)?\w+", door)[0] for door in DOORS}
+        for name in _doors(module)
+    }
     assert found - PROGRAMS_OWN == tried
 
 
@@ -272,11 +278,11 @@ def is_error(thing: object) -> bool:
 def test_names_that_a_program_gives_are_drawn_and_described(text):
     concepts = ConceptSet((Concept(text, text), Concept("sun", "sun"), Concept("sky", "sky")))
     maps = soft_maps(1)
-    maps = type(maps)(maps.maps, concepts, maps.grid, {})
+    maps = concept_maps(maps.maps, concepts, maps.grid)
     describe(maps).encode("utf-8")
     assert legend(maps, 0, 320).shape[1:] == (320, 3)
     sheet(np.zeros((maps.grid.h, maps.grid.w, 3), np.uint8), maps, 0)
-    for name in export.file_names(list(concepts.names)):
+    for name in name_files(list(concepts.names)):
         name.encode("utf-8")
 
 
@@ -284,7 +290,7 @@ def test_files_of_a_name_with_half_an_emoji(tmp_path):
     found = parse("sky \ud83d, \ud83c\udf88 balloon\x00, sun")
     assert found.names == ("sky", "🎈 balloon", "sun")
     maps = soft_maps(1)
-    maps = type(maps)(maps.maps, found, maps.grid, {})
+    maps = concept_maps(maps.maps, found, maps.grid)
     picture = np.zeros((maps.grid.h, maps.grid.w, 3), np.uint8)
     report = export.save(tmp_path, picture, maps, 0, MaskSpec())
     assert [one["name"] for one in report["concepts"]] == list(found.names)

@@ -10,8 +10,8 @@ from torch import Tensor
 from ...concepts import ConceptSet
 from ...maps import ReadSpec, read_maps
 from ...masks import upsample
+from ...output.render import heat_map
 from ...recording import Recording
-from ...render import heat_map
 from .store import Silence
 
 MOST_PIXELS = 512  # along the longer side of a preview

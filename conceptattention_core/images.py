@@ -15,8 +15,8 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from . import ConceptAttentionError
-from .export import file_names
 from .files import CLAIMS, PARTIAL, check_regular, read_json, show
+from .texts import name_files
 
 Pixels = np.ndarray
 """uint8, h w rgb."""
@@ -72,7 +72,7 @@ def list_pictures(paths: Iterable[Path], without: Path | None = None) -> list[Pi
     if not found:
         raise ConceptAttentionError(f"No pictures in {', '.join(map(show, paths))}.")
     safe = {
-        file: [file_names([part])[0] for part in place.with_suffix("").parts]
+        file: [name_files([part])[0] for part in place.with_suffix("").parts]
         for file, place in found
     }
     folders = {"/".join(parts[:n]).casefold() for parts in safe.values() for n in range(len(parts))}

@@ -19,12 +19,11 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from .export import file_names
-from .maps import ORDERS, ConceptMaps, choose_entries
-from .ranges import share_out
-from .recording import Recording
+from ..maps import ORDERS, ConceptMaps, choose_entries
+from ..ranges import share_out
+from ..recording import Recording
+from ..texts import clean_text, name_files
 from .render import Picture, colour, heat_map
-from .texts import clean_text
 
 # What the page may hold. Noise does not deflate and base64 adds a third: together below 2 MB.
 CUBE_BYTES = 1_200_000
@@ -68,7 +67,7 @@ def make_page(image: Picture, maps: ConceptMaps, b: int = 0, title: str = "Conce
         "concepts": [
             {**asdict(concept), "file": file, "colour": colour(c)}
             for c, (concept, file) in enumerate(
-                zip(concepts.concepts, file_names(list(concepts.names)), strict=True)
+                zip(concepts.concepts, name_files(list(concepts.names)), strict=True)
             )
         ],
         "steps": [asdict(few) for few in step_groups],

@@ -1,8 +1,6 @@
 """Files from maps: named masks, heat maps, overlay, label map, report; of videos frame by frame."""
 
-import re
 import shutil
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -14,11 +12,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from . import ConceptAttentionError
-from .concepts import ConceptSet
-from .files import naming, remove_files, to_json
-from .maps import ConceptMaps, presence
-from .masks import MaskSpec, draw, sharpen, upsample
+from .. import ConceptAttentionError
+from ..concepts import ConceptSet
+from ..files import naming, remove_files, to_json
+from ..maps import ConceptMaps, presence
+from ..masks import MaskSpec, draw, sharpen, upsample
+from ..texts import name_files
 from .render import (
     LabelMap,
     Picture,
@@ -34,32 +33,6 @@ from .render import (
 LOOSE = ("image", "overlay", "sheet", "labels")
 LARGEST_SIDE = 2048
 """Pixels of overlays and sheets, which are there to be looked at; masks have the picture's size."""
-
-
-def file_names(names: list[str]) -> list[str]:
-    """A safe, distinct file name for each concept, letters of any alphabet kept.
-
-    Symbols such as emoji are called what Unicode calls them.
-    """
-    taken: set[str] = set()
-    safe = []
-    for i, name in enumerate(names):
-        spelt = "".join(map(_spell, unicodedata.normalize("NFKC", name)))
-        plain = re.sub(r"[^\w-]+", "_", spelt).strip("_")
-        plain = plain[:60] or f"concept_{i}"  # with its ending at most 255 bytes
-        if re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", plain):  # Windows keeps these
-            plain = f"{plain}_"
-        unique, n = plain, 2
-        while unique.casefold() in taken:
-            unique, n = f"{plain}_{n}", n + 1
-        taken.add(unique.casefold())
-        safe.append(unique)
-    return safe
-
-
-def _spell(one: str) -> str:
-    is_symbol = unicodedata.category(one) == "So"
-    return f" {unicodedata.name(one, '').lower()} " if is_symbol else one
 
 
 def place(name: str, frame: int | None = None, ending: str = "png") -> str:
@@ -179,7 +152,7 @@ def _write(
         raise ConceptAttentionError("The maps are not finite (NaN or infinite): nothing is drawn.")
     size, concepts = image.shape[:2], maps.concepts
     names = [concepts.names[c] for c in concepts.shown]
-    files = dict(zip(names, file_names(names), strict=True))
+    files = dict(zip(names, name_files(names), strict=True))
 
     def write(picture: Picture, name: str) -> None:
         save_picture(Image.fromarray(picture), _make_room(out, name, frame))
@@ -241,7 +214,7 @@ def _draw_sheet(
 def _report(maps: ConceptMaps, spec: MaskSpec, mask: str, by_frame: bool = False) -> dict:
     """What is told of a picture, or of a video: there of all its frames together."""
     concepts, found = maps.concepts, presence(maps)
-    files = file_names([concepts.names[c] for c in concepts.shown])
+    files = name_files([concepts.names[c] for c in concepts.shown])
     told = []
     for file, c in zip(files, concepts.shown, strict=True):
         figures = [frame[c] for frame in found]

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from . import ConceptAttentionError
-from .maps import ORDERS, SCALES, ConceptMaps, presence
-from .masks import sharpen, upsample
-from .ranges import name_span
-from .texts import clean_text
+from .. import ConceptAttentionError
+from ..maps import ORDERS, SCALES, ConceptMaps, presence
+from ..masks import sharpen, upsample
+from ..ranges import name_span
+from ..texts import clean_text
 
 Picture = NDArray[np.uint8]  # h w rgb
 Face: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont

@@ -15,10 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import ConceptAttentionError
-from .explorer import save_page
-from .export import list_masks, save
-from .files import (
+from .. import ConceptAttentionError
+from ..files import (
     CLAIMS,
     PARTIAL,
     WAIT,
@@ -41,9 +39,11 @@ from .files import (
     tell,
     write_json,
 )
-from .maps import ConceptMaps
-from .masks import MaskSpec
-from .pictures import PictureFile, Pixels, UnreadableKindError, is_out_of_memory, read_picture
+from ..images import PictureFile, Pixels, UnreadableKindError, is_out_of_memory, read_picture
+from ..maps import ConceptMaps
+from ..masks import MaskSpec
+from ..output.explorer import save_page
+from ..output.export import list_masks, save
 
 SETTINGS, REPORT = "segment.json", "report.json"
 OWN = ("overlay.png", "sheet.png", "labels.png", "labels.json")

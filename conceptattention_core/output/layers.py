@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import ConceptAttentionError
-from .recording import NOT_FINITE, is_finite
-from .texts import clean_text
+from .. import ConceptAttentionError
+from ..recording import NOT_FINITE, is_finite
+from ..texts import clean_text
 
 NEEDS_PSD_TOOLS = "Layered files need psd-tools, which is not installed: pip install psd-tools"
 

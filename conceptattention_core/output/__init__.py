@@ -1,0 +1,1 @@
+"""What is written out or looked at: drawings, files, layers, the explorer's page."""
