@@ -15,7 +15,7 @@ import torch
 
 from conceptattention_core.concepts import parse
 from conceptattention_core.maps import read_maps
-from conceptattention_core.masks import MaskSpec, draw
+from conceptattention_core.masks import MaskSpec, draw_masks
 from conceptattention_core.recording import Grid, Recording, RecordSpec
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,7 +46,7 @@ def main() -> None:
         times = []
         for n in range(ROUNDS + 1):
             start = time.process_time()
-            draw(maps, spec=spec, image=image)
+            draw_masks(maps, spec=spec, image=image)
             if n:  # the first round warms up
                 times.append(time.process_time() - start)
         seconds[name] = round(min(times), 3)

@@ -7,7 +7,7 @@ concept vectors in the output space of the attention says where each concept is.
 Data, in the order it flows::
 
     ConceptSet -> a family embeds it -> attention.step per block -> Recorder -> Recording
-               -> maps.read_maps -> ConceptMaps -> masks.draw -> one mask per concept
+               -> maps.read_maps -> ConceptMaps -> masks.draw_masks -> one mask per concept
 
 Axes, one letter or word each, everywhere in this package:
 

@@ -1,16 +1,23 @@
 """From a recording to one heat map per concept: arXiv 2502.04320, section 4.3."""
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from . import ConceptAttentionError
 from .attention import SPACES
 from .concepts import ConceptSet
+from .pixels import ImageLike, read_pixels, to_bytes
 from .ranges import DEEP, check_range, name_span, select
 from .recording import NOT_FINITE, Grid, Recording, Time, is_finite
 
@@ -112,13 +119,13 @@ class ReadSpec:
         return replace(self, blocks=blocks, space=recorded)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConceptMaps:
     """Per patch, how much of each concept: what `read_maps` gives."""
 
-    maps: Tensor = field(repr=False)
+    maps: Tensor
     """`b c y x`, float32, 0..1, summing to 1 over c. Each picture of a video is one of `b`."""
-    recording: Recording = field(repr=False)
+    recording: Recording
     """What they were read from."""
     spec: ReadSpec = field(default_factory=ReadSpec)
     """How they were read, with what it left to the recording filled in."""
@@ -139,9 +146,28 @@ class ConceptMaps:
         """The patch grid y x, and the picture that it covers."""
         return self.recording.grid
 
-    def picture(self, b: int) -> "ConceptMaps":
-        """The maps of one picture of the batch."""
-        return replace(self, maps=self.maps[b : b + 1], recording=self.recording.picture(b))
+    def __len__(self) -> int:
+        """How many images they are of; those of a video count one by one."""
+        return len(self.maps)
+
+    def __repr__(self) -> str:
+        count, (y, x) = len(self), self.maps.shape[2:]
+        return (
+            f"ConceptMaps({', '.join(self.concepts.names)}: {count} image{'s' * (count > 1)} of "
+            f"{y} x {x} patches, steps {self.spec.steps}, blocks {self.spec.blocks})"
+        )
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the heat maps of the first image."""
+        from .output.rendered import RenderedMaps
+
+        file = io.BytesIO()
+        Image.fromarray(RenderedMaps(self.of_image(0)).sheet()).save(file, "PNG")
+        return file.getvalue()
+
+    def of_image(self, b: int) -> "ConceptMaps":
+        """The maps of one image of the batch, from 0."""
+        return replace(self, maps=self.maps[b : b + 1], recording=self.recording.of_image(b))
 
     def of(self, name: str) -> Tensor:
         """The map of one concept, `b y x`."""
@@ -155,6 +181,70 @@ class ConceptMaps:
     def winners(self) -> Tensor:
         """Which concept is strongest at each patch, `b y x`, positions in `concepts`."""
         return self.maps.argmax(dim=1)
+
+    # What is done with the maps of one image. `image` is that image, of any kind that
+    # `pixels.read_pixels` takes. Drawing needs OpenCV, which is slow to import: where it is used.
+
+    def masks(
+        self, image: ImageLike | None = None, **settings: Any
+    ) -> dict[str, NDArray[np.float32]]:
+        """The mask `h w`, 0..1, of each shown concept by its name.
+
+        Masks have the size and the edges of the image; without one they have the size that the
+        latent decodes to. `settings` are fields of `masks.MaskSpec`.
+        """
+        from .masks import MaskSpec, draw_masks
+
+        maps, names = self.require_one(), [self.concepts.names[c] for c in self.concepts.shown]
+        pixels = None if image is None else read_pixels(image)[None]
+        drawn = draw_masks(maps, names, MaskSpec(**settings), image=pixels)
+        return dict(zip(names, drawn[:, 0].numpy(), strict=True))
+
+    def overlay(self, image: ImageLike, strength: float = 0.7) -> Image.Image:
+        """The image with each region in the colour of its strongest concept, above a legend.
+
+        `strength` (0..1) is how much of the image the colour hides.
+        """
+        from .output.rendered import RenderedMaps
+
+        rendered = RenderedMaps(self.require_one(), to_bytes(read_pixels(image)))
+        return Image.fromarray(rendered.overlay(strength))
+
+    def heat_maps(self) -> dict[str, Image.Image]:
+        """The map of each shown concept by its name, on one scale, at the size that the latent
+        decodes to.
+        """
+        from .output.rendered import RenderedMaps
+
+        rendered = RenderedMaps(self.require_one())
+        shown = zip(rendered.names, self.concepts.shown)
+        return {name: Image.fromarray(rendered.heat_map(c)) for name, c in shown}
+
+    def save(
+        self, folder: str | Path, image: ImageLike, *, full_size: bool = False, **settings: Any
+    ) -> dict[str, Any]:
+        """Write masks, heat maps, overlay, sheet and label map of the image into a folder.
+
+        What is told of them is written as report.json, too, and returned. Overlay and sheet have at
+        most 2,048 pixels to a side unless `full_size`. `settings` are fields of `masks.MaskSpec`.
+        """
+        from .files import write_json
+        from .masks import MaskSpec
+        from .output.export import save_image_files
+
+        out, pixels = Path(folder), to_bytes(read_pixels(image))
+        out.mkdir(parents=True, exist_ok=True)
+        report = save_image_files(out, pixels, self.require_one(), MaskSpec(**settings), full_size)
+        write_json(out / "report.json", report)
+        return report
+
+    def require_one(self) -> "ConceptMaps":
+        """Itself, or an error where they are of several images."""
+        if len(self) != 1:
+            raise ConceptAttentionError(
+                f"These maps are of {len(self)} images: take those of one, as maps.of_image(0)."
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -228,7 +318,7 @@ def choose_entries(recording: Recording, steps: str, blocks: str) -> tuple[list[
     return at, within
 
 
-def presence(maps: ConceptMaps) -> list[list[Presence]]:
+def measure_presence(maps: ConceptMaps) -> list[list[Presence]]:
     """For each picture, the presence of each concept, hidden ones included, in order."""
     winners = maps.winners()
     return [
@@ -245,11 +335,11 @@ def presence(maps: ConceptMaps) -> list[list[Presence]]:
     ]
 
 
-def describe(maps: ConceptMaps) -> str:
+def describe_presence(maps: ConceptMaps) -> str:
     """Presence of each concept in each picture as a table for people."""
     width = max(len(name) for name in maps.concepts.names)
     lines = []
-    for b, figures in enumerate(presence(maps)):
+    for b, figures in enumerate(measure_presence(maps)):
         if len(maps.maps) > 1:
             lines.append(f"picture {b + 1}")
         for c in maps.concepts.shown:

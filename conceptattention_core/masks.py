@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from . import ConceptAttentionError, refine
-from .maps import ConceptMaps, presence
+from .maps import ConceptMaps, measure_presence
 from .recording import NOT_FINITE, Grid, is_finite
 from .thresholds import Heat, level
 
@@ -74,6 +74,9 @@ class MaskSpec:
             )
 
 
+DEFAULTS = MaskSpec()
+
+
 def shape_notice(grid: Grid, height: int, width: int) -> str | None:
     """A sentence for the user where a picture of this size cannot be the one that was recorded.
 
@@ -108,35 +111,37 @@ def upsample(maps: Tensor, grid: Grid, size: tuple[int, int] | None = None) -> T
 
 
 def sharpen(maps: ConceptMaps, image: Tensor, spec: MaskSpec = MaskSpec()) -> Tensor:
-    """The maps on the pixels of their pictures `b h w rgb`, 0..1, with its edges: `b c h w`.
+    """The maps on the pixels of their images `b h w rgb`, 0..1, with its edges: `b c h w`.
 
     Of `spec` the radius and the smoothness count.
     """
+    pixels = upsample(maps.maps, maps.grid, (image.shape[1], image.shape[2]))
+    return follow_image(pixels, maps, image, spec)
+
+
+def follow_image(pixels: Tensor, maps: ConceptMaps, image: Tensor, spec: MaskSpec) -> Tensor:
+    """Maps that are on pixels `b c h w` already, with the edges of their images `b h w rgb`."""
     if not is_finite(image):
-        raise ConceptAttentionError(f"The picture holds {NOT_FINITE}: it has no edges to follow.")
-    h, w = image.shape[1:3]
-    pixels = upsample(maps.maps, maps.grid, (h, w))
+        raise ConceptAttentionError(f"The image holds {NOT_FINITE}: it has no edges to follow.")
     guide = rearrange(image[..., :3], "b h w rgb -> b rgb h w").to(pixels).clamp(0, 1)
-    # a patch covers more pixels in a picture that was looked at in a smaller size
-    radius = spec.radius or round(refine.RADIUS * max(1.0, h / maps.grid.h))
+    # a patch covers more pixels in an image that the model saw in a smaller size
+    radius = spec.radius or round(refine.RADIUS * max(1.0, image.shape[1] / maps.grid.h))
     return _within(refine.follow_edges(pixels, guide, radius, spec.smoothness), maps.maps)
 
 
-def draw(
+def draw_masks(
     maps: ConceptMaps,
     names: list[str] | None = None,
     spec: MaskSpec = MaskSpec(),
     *,
     size: tuple[int, int] | None = None,
     image: Tensor | None = None,
-    pixels: Tensor | None = None,
 ) -> Tensor:
     """One mask per concept, `c b h w`, float32, 0..1, for all shown concepts or for `names`.
 
-    With the pictures `image` (b h w rgb, 0..1) masks have their size, else `size` (h, w), else
-    what the latent decodes to. Pictures of another shape than the recorded ones are warned of
+    With the images `image` (b h w rgb, 0..1) masks have their size, else `size` (h, w), else
+    what the latent decodes to. Images of another shape than the recorded ones are warned of
     (`shape_notice`). Hard masks are exactly 0 or 1 before they are feathered.
-    `pixels` are the maps on pixels (`b c h w`, by `sharpen` or `upsample`) where they are at hand.
     """
     wanted = maps.concepts.shown if names is None else [maps.concepts.find(n) for n in names]
     if not wanted:
@@ -145,22 +150,36 @@ def draw(
         )
     if image is not None and (notice := shape_notice(maps.grid, *image.shape[1:3])):
         warnings.warn(notice, stacklevel=2)
-    if pixels is None and image is not None and spec.edges:
+    if image is not None and spec.edges:
         pixels = sharpen(maps, image, spec)
-    elif pixels is None:
+    else:
         size = size if image is None else (image.shape[1], image.shape[2])
         pixels = upsample(maps.maps, maps.grid, size)
     if not is_finite(pixels):
         raise ConceptAttentionError(f"The maps hold {NOT_FINITE}: no mask can be drawn.")
-    shown = presence(maps)
-    # masks that tile the picture keep every pixel that their concept has won
-    keep_absent = spec.keep_absent or spec.threshold == "competition"
+    presence = measure_presence(maps)
     masks = torch.zeros(len(wanted), pixels.shape[0], *pixels.shape[2:])
     for row, c in enumerate(wanted):
         for b in range(len(pixels)):
-            if keep_absent or shown[b][c].present:
-                masks[row, b] = _draw_one(maps.maps[b], pixels[b], c, spec)
+            masks[row, b] = draw_mask(maps.maps[b], pixels[b], c, spec, presence[b][c].present)
     return masks
+
+
+def draw_mask(maps: Tensor, pixels: Tensor, c: int, spec: MaskSpec, present: bool) -> Tensor:
+    """The mask `h w`, float32, of concept `c` from the maps of an image, `c y x` and `c h w`.
+
+    `present`: whether the image shows the concept. If not, the mask is all zeros, unless the spec
+    keeps absent concepts or its masks tile the image: each pixel stays with whom it was won by.
+    """
+    if not (present or spec.keep_absent or spec.threshold == "competition"):
+        return torch.zeros(pixels.shape[1:])
+    heat = Heat(maps[c], pixels[c], rival=lambda: _find_rival(pixels, c))
+    at = level(heat, spec.threshold, spec.amount)
+    if spec.soft:
+        mask = _contrast(_soft(pixels[c], at), spec.contrast)
+    else:
+        mask = pixels[c] > at
+    return finish(mask, spec).float()
 
 
 def union(masks: Tensor) -> Tensor:
@@ -198,17 +217,6 @@ def split(masks: Tensor, least: float = 0.0) -> Tensor:
         for n, part in enumerate(own):
             out[n, b] = torch.from_numpy(part)
     return out
-
-
-def _draw_one(maps: Tensor, pixels: Tensor, c: int, spec: MaskSpec) -> Tensor:
-    """The mask `h w` of concept `c`, from the maps of a picture `c y x` and on its pixels."""
-    heat = Heat(maps[c], pixels[c], rival=lambda: _find_rival(pixels, c))
-    at = level(heat, spec.threshold, spec.amount)
-    if spec.soft:
-        mask = _contrast(_soft(pixels[c], at), spec.contrast)
-    else:
-        mask = pixels[c] > at
-    return finish(mask, spec)
 
 
 def _find_rival(pixels: Tensor, c: int) -> Tensor:

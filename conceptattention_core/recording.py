@@ -122,7 +122,7 @@ class Grid:
         return self.time.frames * self.y * self.x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recording:
     """The raw scores of one run, on the host. The frames of a video follow one another in `b`."""
 
@@ -145,12 +145,22 @@ class Recording:
                 "weights are broken, or need another precision (bfloat16 or float32)."
             )
 
+    def __repr__(self) -> str:
+        count, entries = self.pictures, self.scores.shape
+        return (
+            f"Recording({self.model}, {', '.join(self.concepts.names)}: {count} "
+            f"image{'s' * (count > 1)}, {entries[1]} steps x {entries[2]} blocks, "
+            f"{self.nbytes / 2**20:.1f} MiB)"
+        )
+
     @property
     def concepts(self) -> ConceptSet:
+        """What was recorded, in the order of axis c."""
         return self.spec.concepts
 
     @property
     def nbytes(self) -> int:
+        """Bytes of memory."""
         return self.scores.nbytes
 
     @property
@@ -173,11 +183,11 @@ class Recording:
             )
         return replace(self, grid=replace(self.grid, time=told))
 
-    def picture(self, b: int) -> "Recording":
-        """One picture by itself; of a video, the frame next to it."""
+    def of_image(self, b: int) -> "Recording":
+        """One image by itself; of a video, the frame next to it."""
         if not 0 <= b < self.pictures:
             raise ConceptAttentionError(
-                f"There is no picture {b} in the recording; it has {self.pictures}, from 0."
+                f"There is no image {b} in the recording; it has {self.pictures}, from 0."
             )
         time = self.grid.time
         video, picture = divmod(b, time.pictures)

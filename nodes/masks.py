@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..conceptattention_core.concepts import split
-from ..conceptattention_core.masks import draw, union
+from ..conceptattention_core.masks import draw_masks, union
 from ..conceptattention_core.masks import split as split_masks
 from .before import check_names, refusal
 from .door import accepting
@@ -47,7 +47,7 @@ class Masks(io.ComfyNode):
     @accepting
     def execute(cls, maps, image=None, **widgets) -> io.NodeOutput:
         notices = check_picture(maps, image)
-        masks = draw(maps, spec=mask_spec(**widgets), image=image)
+        masks = draw_masks(maps, spec=mask_spec(**widgets), image=image)
         names = [maps.concepts.names[c] for c in maps.concepts.shown]
         return io.NodeOutput(list(masks), names, ui=tell(cls, notices))
 
@@ -91,7 +91,7 @@ class Pick(io.ComfyNode):
     def execute(cls, maps, name, invert, image=None, **widgets) -> io.NodeOutput:
         notices = check_picture(maps, image)
         names = split(name)
-        masks = draw(maps, names, mask_spec(**widgets), image=image)
+        masks = draw_masks(maps, names, mask_spec(**widgets), image=image)
         mask = union(masks)
         shown = tell(cls, notices + _tell_empty(names, masks))
         return io.NodeOutput(1 - mask if invert else mask, ui=shown)

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 
 from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.concepts import split
-from ..conceptattention_core.maps import describe, presence
+from ..conceptattention_core.maps import describe_presence, measure_presence
 from .before import check_names, refusal
 from .door import accepting
 from .wires import check_picture, maps_input, schema, show
@@ -42,14 +42,14 @@ class Scores(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, maps) -> io.NodeOutput:
-        figures = presence(maps)
+        figures = measure_presence(maps)
         shown = [[figures[b][c] for c in maps.concepts.shown] for b in range(len(figures))]
         table = [
             [{**dataclasses.asdict(one), "present": one.present} for one in picture]
             for picture in shown
         ]
         absent = dict.fromkeys(one.name for picture in shown for one in picture if not one.present)
-        text = describe(maps)
+        text = describe_presence(maps)
         show(text)
         return io.NodeOutput(
             text,
@@ -124,7 +124,7 @@ class Gate(io.ComfyNode):
         wanted = [maps.concepts.find(name) for name in split(names)] or maps.concepts.shown
         passed = [
             b
-            for b, figures in enumerate(presence(maps))
+            for b, figures in enumerate(measure_presence(maps))
             if all(figures[c].coverage >= coverage / 100 for c in wanted)
         ]
         if not passed:

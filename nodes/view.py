@@ -1,21 +1,37 @@
 """Maps as pictures."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import folder_paths
+import numpy as np
 import torch
 from comfy_api.latest import io, ui
+from torch import Tensor
 
-from ..conceptattention_core.output import render
+from ..conceptattention_core.maps import ConceptMaps
 from ..conceptattention_core.output.explorer import make_page
+from ..conceptattention_core.output.render import draw_blocks_by_steps
+from ..conceptattention_core.output.rendered import RenderedMaps
+from ..conceptattention_core.pixels import to_bytes, to_floats
 from .before import check_names, refusal
 from .door import accepting
 from .wires import check_picture, maps_input, next_path, schema, tell, writing
 
 VIEWS = {
-    "regions": render.overlay,
-    "heat maps": render.sheet,
+    "regions": RenderedMaps.overlay,
+    "heat maps": RenderedMaps.sheet,
 }
+
+
+def _render(maps: ConceptMaps, image: Tensor) -> Iterator[RenderedMaps]:
+    """The maps of each of the images `b h w rgb` on its pixels."""
+    return (RenderedMaps(maps.of_image(b), to_bytes(one)) for b, one in enumerate(image))
+
+
+def _stack(drawings: Iterable[np.ndarray]) -> Tensor:
+    """Drawings of bytes, all of one size, as an IMAGE or a MASK: floats from 0 to 1."""
+    return torch.stack([to_floats(one) for one in drawings])
 
 
 class Overlay(io.ComfyNode):
@@ -48,12 +64,7 @@ class Overlay(io.ComfyNode):
     @accepting
     def execute(cls, maps, image, view) -> io.NodeOutput:
         notices = check_picture(maps, image)
-        views = torch.stack(
-            [
-                render.to_image(VIEWS[view](render.to_picture(picture), maps, b))
-                for b, picture in enumerate(image)
-            ]
-        )
+        views = _stack(VIEWS[view](one) for one in _render(maps, image))
         return io.NodeOutput(views, ui=tell(cls, notices, ui.PreviewImage(views, cls=cls)))
 
 
@@ -86,12 +97,10 @@ class Labels(io.ComfyNode):
     @accepting
     def execute(cls, maps, image) -> io.NodeOutput:
         notices = check_picture(maps, image)
-        pictures = [render.to_picture(one) for one in image]
-        numbers = [render.label_map(maps, b, picture) for b, picture in enumerate(pictures)]
-        views = [render.paint_labels(found, maps, b) for b, found in enumerate(numbers)]
+        rendered = list(_render(maps, image))
         return io.NodeOutput(
-            torch.stack([render.to_image(view) for view in views]),
-            torch.stack([torch.from_numpy(one).float() / 255 for one in numbers]),
+            _stack(one.label_map() for one in rendered),
+            _stack(one.labels for one in rendered),
             ui=tell(cls, notices),
         )
 
@@ -126,9 +135,7 @@ class Sheet(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, maps, name) -> io.NodeOutput:
-        views = torch.stack(
-            [render.to_image(render.blocks_by_steps(maps, name, b)) for b in range(len(maps.maps))]
-        )
+        views = _stack(draw_blocks_by_steps(maps, name, b) for b in range(len(maps)))
         return io.NodeOutput(views, ui=ui.PreviewImage(views, cls=cls))
 
 
@@ -167,7 +174,7 @@ class Explorer(io.ComfyNode):
         notices = check_picture(maps, image)
         paths = []
         for b, picture in enumerate(image):
-            page = make_page(render.to_picture(picture), maps, b)
+            page = make_page(to_bytes(picture), maps, b)
             with writing(filename_prefix):
                 path = next_path(filename_prefix, ".html")
                 path.write_text(page, "utf-8")

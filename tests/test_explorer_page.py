@@ -16,9 +16,10 @@ import pytest
 import torch
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.maps import ConceptMaps, ReadSpec, read_maps
-from conceptattention.conceptattention_core.masks import MaskSpec, draw, upsample
+from conceptattention.conceptattention_core.masks import MaskSpec, draw_masks, upsample
 from conceptattention.conceptattention_core.output import explorer
-from conceptattention.conceptattention_core.output.render import colour, heat_maps
+from conceptattention.conceptattention_core.output.render import concept_colour
+from conceptattention.conceptattention_core.output.rendered import RenderedMaps
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
 from conceptattention.conceptattention_core.texts import name_files
 from PIL import Image
@@ -165,7 +166,7 @@ def mask_of(
 ) -> torch.Tensor:
     """The mask `h w` of one concept on the bare maps."""
     spec = MaskSpec(edges=False, threshold=threshold, amount=amount, soft=soft, keep_absent=True)
-    return draw(maps, [name], spec, size=size)[0, 0]
+    return draw_masks(maps, [name], spec, size=size)[0, 0]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -373,13 +374,14 @@ def test_regions_and_heat_have_the_colours_of_render(show):
     page = show(np.full((*size, 3), grey, np.uint8), one)
     assert np.abs(shown(page, size) - grey).mean() < 2
     view(page, "Regions")
-    tints = np.array([colour(c) for c in range(3)]) * (0.3 + 0.7 * grey / 255) * 0.7
+    tints = np.array([concept_colour(c) for c in range(3)]) * (0.3 + 0.7 * grey / 255) * 0.7
     apart = np.abs(shown(page, size) - (tints + 0.3 * grey)[labels]).max(-1)
     assert (apart < 4).mean() > 0.9  # but for white lines
     view(page, "Heat")  # takes the concept that has most of the picture
     most = np.bincount(maps.winners().flatten()).argmax()
     assert page.locator("[name=concept]:checked").input_value() == str(most)
-    apart = np.abs(shown(page, size) - heat_maps(maps, 0, size)[most].astype(int)).max(-1)
+    heat = RenderedMaps(maps, np.zeros((*size, 3), np.uint8)).heat_map(int(most))
+    apart = np.abs(shown(page, size) - heat.astype(int)).max(-1)
     assert (apart < 8).mean() > 0.85  # but for the outline
     assert page.locator("#scale").is_visible()
     view(page, "Picture")

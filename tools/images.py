@@ -50,19 +50,12 @@ def save(picture: Image.Image, file: Path, most: int) -> None:
 
 
 def results() -> None:
-    import numpy as np
-
-    from conceptattention_core.output import render
-
     prompt, picture, maps = paint()
     small = Image.fromarray(picture)
-    names = [maps.concepts.names[c] for c in maps.concepts.shown]
-    size = picture.shape[:2]
-    heats = [Image.fromarray(heat) for heat in render.heat_maps(maps, 0, size)]
 
     large = small.resize((512, 512), Image.Resampling.LANCZOS)
-    regions = Image.fromarray(render.overlay(np.asarray(large), maps, 0))
-    save(panorama(large, prompt, regions, dict(zip(names, heats, strict=True))),
+    regions = maps.overlay(large)
+    save(panorama(large, prompt, regions, maps.heat_maps()),
          IMAGES / "first_masks.jpg", 300_000)  # fmt: skip
 
 
@@ -126,9 +119,9 @@ def panorama(
 
 def write(sheet: Image.Image, text: str, x: int, y: int, width: int) -> None:
     """Text in as many lines as it takes."""
-    from conceptattention_core.output.render import font
+    from conceptattention_core.output.fonts import find_font
 
-    letters = font(text, 16)
+    letters = find_font(text, 16)
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -282,13 +275,13 @@ def brand() -> None:
     """A scene of the demo's own, half of it in the colours of its words."""
     import numpy as np
 
-    from conceptattention_core.output.render import colour
+    from conceptattention_core.output.render import concept_colour
     from demo.scenes import scene
 
     drawn = scene(BRAND_SEED, 512)
     flat = np.zeros_like(drawn.image)
     for index, mask in enumerate(drawn.masks.values()):
-        flat[mask] = colour(index)
+        flat[mask] = concept_colour(index)
     down, right = np.mgrid[0:512, 0:512]
     both = np.where((right + down / 2 > 384)[..., None], flat, drawn.image)
     icon = Image.fromarray(both)
@@ -296,12 +289,12 @@ def brand() -> None:
     icon.resize((400, 400), Image.Resampling.LANCZOS).save(IMAGES / "icon.png", optimize=True)
     banner = Image.new("RGB", (1260, 540), PAPER)
     banner.paste(icon.resize((460, 460), Image.Resampling.LANCZOS), (40, 40))
-    from conceptattention_core.output.render import font
+    from conceptattention_core.output.fonts import find_font
 
     pen = ImageDraw.Draw(banner)
-    pen.text((550, 170), "ConceptAttention", INK, font("C", 76))
-    pen.text((552, 280), "Words in, one mask each,", INK, font("C", 40))
-    pen.text((552, 332), "from the run that paints the picture.", INK, font("C", 40))
+    pen.text((550, 170), "ConceptAttention", INK, find_font("C", 76))
+    pen.text((552, 280), "Words in, one mask each,", INK, find_font("C", 40))
+    pen.text((552, 332), "from the run that paints the picture.", INK, find_font("C", 40))
     banner.save(IMAGES / "banner.png", optimize=True)
 
 

@@ -321,7 +321,7 @@ def write(
     import numpy as np
 
     from ..output.explorer import make_page
-    from ..output.export import place, save, save_picture, save_video
+    from ..output.export import file_path, save_image, save_image_files, save_video_files
 
     is_video = sampling.fps is not None
     if is_video:
@@ -333,13 +333,13 @@ def write(
         name = "." if asked.batch == 1 else f"{seed}"
         folder, pixels = out / name, [np.asarray(image) for image in images]
         if sampling.fps is None:
-            found = save(folder, pixels[0], maps, b, masks, asked.full_size)
-            save_picture(images[0], folder / place("image"))
+            found = save_image_files(folder, pixels[0], maps.of_image(b), masks, asked.full_size)
+            save_image(images[0], folder / file_path("image"))
         else:
-            found = save_video(folder, pixels, maps, masks, sampling.fps, asked.full_size)
+            found = save_video_files(folder, pixels, maps, masks, sampling.fps, asked.full_size)
         if asked.html:
             for n, picture in enumerate(pixels):
-                file = folder / place("explorer", n if is_video else None, "html")
+                file = folder / file_path("explorer", n if is_video else None, "html")
                 file.parent.mkdir(exist_ok=True)
                 with naming(file):
                     file.write_text(make_page(picture, maps, b + n), "utf-8")
@@ -366,7 +366,7 @@ def read_guidance(pipe: Any, negative_prompt: str, sampling: Sampling) -> dict[s
 
 def remove_earlier(out: Path) -> None:
     """Remove the files of an earlier run, whose concepts, seeds and frames may be others."""
-    from ..output.export import forget
+    from ..output.export import remove_image_files
 
     file, top = out / REPORT, out.resolve()
     try:
@@ -375,7 +375,7 @@ def remove_earlier(out: Path) -> None:
             folder = out / found["folder"]
             if not folder.resolve().is_relative_to(top):
                 continue  # a report that somebody has altered
-            forget(folder, found)
+            remove_image_files(folder, found)
             if folder != out and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
     except (

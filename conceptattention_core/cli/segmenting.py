@@ -43,7 +43,7 @@ from ..images import PictureFile, Pixels, UnreadableKindError, is_out_of_memory,
 from ..maps import ConceptMaps
 from ..masks import MaskSpec
 from ..output.explorer import save_page
-from ..output.export import list_masks, save
+from ..output.export import list_masks, save_image_files
 
 SETTINGS, REPORT = "segment.json", "report.json"
 OWN = ("overlay.png", "sheet.png", "labels.png", "labels.json")
@@ -306,10 +306,11 @@ def write(
     partial = name_partial(place)
     try:
         with naming(place):
-            full = bool(settings.get("full_size"))
-            found = save(partial, image, maps, b, MaskSpec(**settings["masks"]), full)
+            maps, spec = maps.of_image(b), MaskSpec(**settings["masks"])
+            full_size = bool(settings.get("full_size"))
+            found = save_image_files(partial, image, maps, spec, full_size)
             if settings.get("html"):
-                save_page(partial, image, maps, b)
+                save_page(partial, image, maps)
             about = {
                 "picture": show(picture.path.name),
                 "content": picture.content or hash_file(picture.path),

@@ -11,7 +11,8 @@ from torch.nn.functional import interpolate
 
 from .. import ConceptAttentionError
 from ..images import Pixels
-from ..output.render import colour, font
+from ..output.fonts import find_font
+from ..output.render import concept_colour
 from .metrics import IGNORE, Score
 
 SIDE = 192  # pixels of a tile
@@ -43,12 +44,12 @@ def draw_row(image: Pixels, true: np.ndarray, maps: Tensor, names: tuple[str, ..
 
 def _title(tile: Pixels, title: str) -> Pixels:
     line = Image.new("RGB", (tile.shape[1], LINE), "white")
-    ImageDraw.Draw(line).text((0, 2), title, "black", font(title, 14))
+    ImageDraw.Draw(line).text((0, 2), title, "black", find_font(title, 14))
     return np.concatenate([np.asarray(line), tile])
 
 
 def _shade(label: int) -> tuple[int, int, int]:
-    return (0, 0, 0) if label == 0 else colour(label - 1)
+    return (0, 0, 0) if label == 0 else concept_colour(label - 1)
 
 
 def save_rows(file: Path, rows: list[Pixels]) -> None:

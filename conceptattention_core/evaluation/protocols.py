@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..concepts import Concept, ConceptSet
 from ..images import Pixels
-from ..output.render import to_image
+from ..pixels import to_floats
 from ..ranges import DEEP
 from ..refine import follow_edges
 from .datasets import Sample
@@ -87,7 +87,7 @@ class Protocol:
         if self.edges:
             small = cv2.resize(sample.image, true.shape[::-1], interpolation=cv2.INTER_AREA)
             guide = small.astype(np.uint8)
-            heat = follow_edges(heat, rearrange(to_image(guide), "h w rgb -> 1 rgb h w"))
+            heat = follow_edges(heat, rearrange(to_floats(guide), "h w rgb -> 1 rgb h w"))
         heat = heat[0]
         labels = list(sample.classes)
         found, foreground = self.judge(heat, labels)

@@ -20,10 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..maps import ORDERS, ConceptMaps, choose_entries
+from ..pixels import ImageArray
 from ..ranges import share_out
 from ..recording import Recording
 from ..texts import clean_text, name_files
-from .render import Picture, colour, heat_map
+from .render import concept_colour, draw_heat_map
 
 # What the page may hold. Noise does not deflate and base64 adds a third: together below 2 MB.
 CUBE_BYTES = 1_200_000
@@ -48,13 +49,13 @@ class Group:
     """Entries of the recording, each of which weighs the same in a mean."""
 
 
-def make_page(image: Picture, maps: ConceptMaps, b: int = 0, title: str = "Concepts") -> str:
+def make_page(image: ImageArray, maps: ConceptMaps, b: int = 0, title: str = "Concepts") -> str:
     """The file's text, for picture `b` of the maps; `image` is that picture.
 
     The page opens with the steps and blocks that the maps were read from and holds all that was
     recorded, in the paper's order, at the maps' temperature.
     """
-    recording, spec = maps.recording.picture(b), maps.spec
+    recording, spec = maps.recording.of_image(b), maps.spec
     step_groups, block_groups = group(recording)
     first_steps, first_blocks = choose_entries(recording, spec.steps, spec.blocks)
     grid, concepts = recording.grid, recording.concepts
@@ -65,7 +66,7 @@ def make_page(image: Picture, maps: ConceptMaps, b: int = 0, title: str = "Conce
         "w": image.shape[1],
         "grid": {"y": grid.y, "x": grid.x, "patch": grid.patch, "h": grid.h, "w": grid.w},
         "concepts": [
-            {**asdict(concept), "file": file, "colour": colour(c)}
+            {**asdict(concept), "file": file, "colour": concept_colour(c)}
             for c, (concept, file) in enumerate(
                 zip(concepts.concepts, name_files(list(concepts.names)), strict=True)
             )
@@ -76,7 +77,7 @@ def make_page(image: Picture, maps: ConceptMaps, b: int = 0, title: str = "Conce
             "steps": _span(step_groups, first_steps),
             "blocks": _span(block_groups, first_blocks),
         },
-        "heat": heat_map(torch.linspace(0, 1, HEAT_COLOURS)[None], 0, 1)[0].tolist(),
+        "heat": draw_heat_map(torch.linspace(0, 1, HEAT_COLOURS)[None], 0, 1)[0].tolist(),
         "picture": _embed(image),
         "cube": _pack(_cube(recording, spec.temperature, step_groups, block_groups)),
     }
@@ -86,9 +87,9 @@ def make_page(image: Picture, maps: ConceptMaps, b: int = 0, title: str = "Conce
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACEHOLDER, text)
 
 
-def save_page(out: Path, image: Picture, maps: ConceptMaps, b: int) -> None:
-    """The page of picture `b` as explorer.html in the folder `out`."""
-    (out / "explorer.html").write_text(make_page(image, maps, b), "utf-8")
+def save_page(out: Path, image: ImageArray, maps: ConceptMaps) -> None:
+    """The page of an image as explorer.html in the folder `out`."""
+    (out / "explorer.html").write_text(make_page(image, maps), "utf-8")
 
 
 def group(recording: Recording) -> tuple[list[Group], list[Group]]:
@@ -156,7 +157,7 @@ def _pack(cube: Tensor) -> str:
     return base64.b64encode(zlib.compress(raw, 9)).decode()
 
 
-def _embed(image: Picture) -> str:
+def _embed(image: ImageArray) -> str:
     """The picture as a data URI: at most so large, and coarser until it fits the budget."""
     picture = Image.fromarray(image)
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

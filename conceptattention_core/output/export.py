@@ -15,81 +15,79 @@ from PIL import Image
 from .. import ConceptAttentionError
 from ..concepts import ConceptSet
 from ..files import naming, remove_files, to_json
-from ..maps import ConceptMaps, presence
-from ..masks import MaskSpec, draw, sharpen, upsample
+from ..maps import ConceptMaps, Presence
+from ..masks import MaskSpec
+from ..pixels import ImageArray
 from ..texts import name_files
-from .render import (
-    LabelMap,
-    Picture,
-    colour,
-    count_tiles,
-    heat_map,
-    overlay,
-    sheet,
-    strongest,
-    to_image,
-)
+from .render import LabelMap, concept_colour, count_tiles, draw_overlay, sheet_size
+from .rendered import RenderedMaps
 
 LOOSE = ("image", "overlay", "sheet", "labels")
 LARGEST_SIDE = 2048
-"""Pixels of overlays and sheets, which are there to be looked at; masks have the picture's size."""
+"""Pixels of overlays and sheets, which are there to be looked at; masks have the image's size."""
 
 
-def place(name: str, frame: int | None = None, ending: str = "png") -> str:
+def file_path(name: str, frame: int | None = None, ending: str = "png") -> str:
     """Where a file of a picture lies in its folder, or that of one frame in a video's folder."""
     return f"{name}.{ending}" if frame is None else f"{name}/{frame:04}.{ending}"
 
 
-def save(
-    out: Path, image: Picture, maps: ConceptMaps, b: int, spec: MaskSpec, full_size: bool = False
-) -> dict:
-    """Write every file of picture `b` into `out` and return its part of the report.
+def save_image_files(
+    out: Path,
+    image: ImageArray,
+    maps: ConceptMaps,
+    spec: MaskSpec,
+    full_size: bool = False,
+) -> dict[str, Any]:
+    """Write every file of an image, of which `maps` are, and return its part of the report.
 
     Overlay and sheet have at most `LARGEST_SIDE` pixels to a side unless `full_size`.
     """
-    maps = maps.picture(b)
-    _write(out, image, maps, spec, full_size)
+    rendered = RenderedMaps(maps, image, spec)
+    _write(out, image, rendered, full_size)
     save_names(out, maps.concepts)
-    return _report(maps, spec, "masks/{}.png")
+    return _report(maps, [rendered.presence], spec, "masks/{}.png")
 
 
-def save_video(
+def save_video_files(
     out: Path,
-    images: Sequence[Picture],
+    images: Sequence[ImageArray],
     maps: ConceptMaps,
     spec: MaskSpec,
     fps: float,
     full_size: bool = False,
-) -> dict:
-    """Write every file of a video into `out` and return its part of the report.
+) -> dict[str, Any]:
+    """Write every file of a video, of which `maps` are, and return its part of the report.
 
-    What is a file of a picture is a folder of a video, with a file for each frame, from 0000:
+    What is a file of an image is a folder of a video, with a file for each frame, from 0000:
     `masks/sky.png` becomes `masks/sky/0000.png`. Such folders are image sequences, each of which a
     compositing program opens as one clip. `video.mp4` and `overlay.mp4` are there to be looked at.
-    `maps` are those of this video alone.
     """
-    scale = maps.shown.min().item(), maps.shown.max().item()  # of all frames, else colours flicker
+    span = maps.shown.min().item(), maps.shown.max().item()  # of all frames, else colours flicker
+    presence = []
     for n, image in enumerate(images):
-        _write(out, image, maps.picture(n), spec, full_size, n, scale)
-        save_picture(Image.fromarray(image), _make_room(out, "image", n))
+        rendered = RenderedMaps(maps.of_image(n), image, spec)
+        _write(out, image, rendered, full_size, n, span)
+        save_image(Image.fromarray(image), _make_room(out, "image", n))
+        presence.append(rendered.presence)
     save_names(out, maps.concepts)
-    save_film(out / "video.mp4", images, fps)
-    overlays = (np.asarray(Image.open(out / place("overlay", n))) for n in range(len(images)))
-    save_film(out / "overlay.mp4", overlays, fps)
+    save_mp4(out / "video.mp4", images, fps)
+    overlays = (np.asarray(Image.open(out / file_path("overlay", n))) for n in range(len(images)))
+    save_mp4(out / "overlay.mp4", overlays, fps)
     return {
         "frames": len(images),
         "fps": fps,
-        **_report(maps, spec, "masks/{}/%04d.png", by_frame=True),
+        **_report(maps, presence, spec, "masks/{}/%04d.png", by_frame=True),
     }
 
 
-def forget(out: Path, found: Mapping[str, Any]) -> None:
+def remove_image_files(out: Path, found: Mapping[str, Any]) -> None:
     """Remove the files of a picture or a video, of which `found` is the part of the report."""
     frames = found.get("frames")
     numbers = [None] if frames is None else range(frames)
     names = [*list_masks(found), *LOOSE]
-    files = [place(name, n) for name in names for n in numbers]
-    files += [place("explorer", n, "html") for n in numbers]
+    files = [file_path(name, n) for name in names for n in numbers]
+    files += [file_path("explorer", n, "html") for n in numbers]
     remove_files(out, [*files, "labels.json", "video.mp4", "overlay.mp4"])
 
 
@@ -101,8 +99,8 @@ def list_masks(found: Mapping[str, Any]) -> list[str]:
     return [f"{kind}/{concept}" for kind in ("masks", "heatmaps") for concept in concepts]
 
 
-def save_film(file: Path, images: Iterable[Picture], fps: float) -> None:
-    """Pictures of one size as a film in MPEG-4, or nothing where OpenCV came without it."""
+def save_mp4(file: Path, images: Iterable[ImageArray], fps: float) -> None:
+    """ImageArrays of one size as a film in MPEG-4, or nothing where OpenCV came without it."""
     images = iter(images)
     first = next(images)
     h, w = first.shape[:2]
@@ -122,7 +120,7 @@ def save_film(file: Path, images: Iterable[Picture], fps: float) -> None:
         )
 
 
-def save_picture(image: Image.Image, file: Path) -> None:
+def save_image(image: Image.Image, file: Path) -> None:
     """Save a picture; what goes wrong on the disk names the file."""
     large = image.width * image.height > 2**22
     with naming(file):
@@ -130,96 +128,92 @@ def save_picture(image: Image.Image, file: Path) -> None:
 
 
 def _make_room(out: Path, name: str, frame: int | None) -> Path:
-    file = out / place(name, frame)
+    file = out / file_path(name, frame)
     file.parent.mkdir(parents=True, exist_ok=True)
     return file
 
 
 def _write(
     out: Path,
-    image: Picture,
-    maps: ConceptMaps,
-    spec: MaskSpec,
+    image: ImageArray,
+    rendered: RenderedMaps,
     full_size: bool,
     frame: int | None = None,
-    scale: tuple[float, float] | None = None,
+    span: tuple[float, float] | None = None,
 ) -> None:
-    """The files of one picture, of which `maps` are, or of one frame of a video.
+    """The files of one image or of one frame of a video, one after another: so few are in memory.
 
-    One concept after another: of a large picture all at once are more than everything else.
+    `span`: see `RenderedMaps.heat_map`.
     """
-    if not maps.maps.isfinite().all():
-        raise ConceptAttentionError("The maps are not finite (NaN or infinite): nothing is drawn.")
-    size, concepts = image.shape[:2], maps.concepts
-    names = [concepts.names[c] for c in concepts.shown]
-    files = dict(zip(names, name_files(names), strict=True))
+    concepts, span = rendered.maps.concepts, span or rendered.span
+    files = dict(zip(concepts.shown, name_files(rendered.names), strict=True))
 
-    def write(picture: Picture, name: str) -> None:
-        save_picture(Image.fromarray(picture), _make_room(out, name, frame))
+    def write(picture: np.ndarray, name: str) -> None:
+        save_image(Image.fromarray(picture), _make_room(out, name, frame))
 
-    sharp = sharpen(maps, to_image(image)[None], spec)  # once: it costs more than all the rest
-    labels = strongest(sharp[0])
-    pixels = sharp if spec.edges else upsample(maps.maps, maps.grid, size)
-    del sharp
-    for name, file in files.items():
-        mask = draw(maps, [name], spec, pixels=pixels)[0, 0]
-        write((mask.numpy() * 255).round().astype(np.uint8), f"masks/{file}")
-    del pixels
-    save_picture(paint_palette(labels, concepts), _make_room(out, "labels", frame))
-    scale = scale or _find_scale(maps, size)
-    for c, file in zip(concepts.shown, files.values(), strict=True):
-        heat = upsample(maps.maps[:, [c]], maps.grid, size)[0, 0]
-        write(heat_map(heat, *scale), f"heatmaps/{file}")
+    for c, file in files.items():
+        write((rendered.mask(c) * 255).round().astype(np.uint8), f"masks/{file}")
+    save_image(draw_palette(rendered.labels, concepts), _make_room(out, "labels", frame))
+    for c, file in files.items():
+        write(rendered.heat_map(c, span), f"heatmaps/{file}")
     small = image if full_size else _shrink(image, LARGEST_SIDE)
-    seen = _resize(labels, small.shape[1::-1], cv2.INTER_NEAREST)
-    write(overlay(small, maps, 0, labels=seen), "overlay")
-    write(_draw_sheet(small, maps, scale, full_size), "sheet")
+    labels = _resize(rendered.labels, small.shape[1::-1], cv2.INTER_NEAREST)
+    write(draw_overlay(small, labels, concepts, rendered.presence), "overlay")
+    tile = small if full_size else _shrink(small, _find_tile_side(small, 1 + len(files)))
+    if tile.shape != image.shape:
+        rendered = RenderedMaps(rendered.maps, tile)
+    write(rendered.sheet(span), "sheet")
 
 
-def _find_scale(maps: ConceptMaps, size: tuple[int, int]) -> tuple[float, float]:
-    """The darkest and the brightest that a heat map has in a picture of this size `h w`."""
-    planes = (upsample(maps.maps[:, [c]], maps.grid, size) for c in maps.concepts.shown)
-    ends = [(heat.min().item(), heat.max().item()) for heat in planes]
-    return min(low for low, _ in ends), max(high for _, high in ends)
+def _find_tile_side(image: ImageArray, count: int) -> float:
+    """Pixels of the longer side of an image in a sheet of so many, so that the sheet is not larger
+    than `LARGEST_SIDE`.
+    """
+    columns, rows = count_tiles(count)
+    h, w = image.shape[:2]
+    longer = float(max(h, w))
+    side = min(longer, longer * LARGEST_SIDE / max(columns * w, rows * h))
+    while side >= 2:  # captions and gaps come on top: they take a small share
+        largest = max(sheet_size(count, *_shrunk_size(image, side)))
+        if largest <= LARGEST_SIDE:
+            break
+        side = min(side - 1, side * LARGEST_SIDE / largest)
+    return side
 
 
-def _shrink(image: Picture, side: float) -> Picture:
-    """A picture with at most so many pixels to a side."""
+def _shrunk_size(image: ImageArray, side: float) -> tuple[int, int]:
+    """Height and width of an image with at most so many pixels to a side."""
     h, w = image.shape[:2]
     by = min(1.0, side / max(h, w))
-    smaller = max(1, int(w * by)), max(1, int(h * by))
-    return image if by == 1 else _resize(image, smaller, cv2.INTER_AREA)
+    return (h, w) if by == 1 else (max(1, int(h * by)), max(1, int(w * by)))
 
 
-def _resize(image: np.ndarray, size: tuple[int, int], how: int) -> Picture:
+def _shrink(image: ImageArray, side: float) -> ImageArray:
+    """An image with at most so many pixels to a side."""
+    h, w = _shrunk_size(image, side)
+    return image if (h, w) == image.shape[:2] else _resize(image, (w, h), cv2.INTER_AREA)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], how: int) -> ImageArray:
     """An image at `size` (w, h)."""
     return cv2.resize(image, size, interpolation=how).astype(np.uint8, copy=False)
 
 
-def _draw_sheet(
-    image: Picture, maps: ConceptMaps, scale: tuple[float, float], full_size: bool
-) -> Picture:
-    columns, rows = count_tiles(1 + len(maps.concepts.shown))
-    h, w = image.shape[:2]
-    side = float(max(h, w))
-    if not full_size:
-        side = min(side, side * LARGEST_SIDE / max(columns * w, rows * h))
-    while True:  # captions and gaps come on top: they take a small share
-        drawn = sheet(_shrink(image, side), maps, 0, scale)
-        if full_size or side < 2 or max(drawn.shape) <= LARGEST_SIDE:
-            return drawn
-        side = min(side - 1, side * LARGEST_SIDE / max(drawn.shape))
-
-
-def _report(maps: ConceptMaps, spec: MaskSpec, mask: str, by_frame: bool = False) -> dict:
-    """What is told of a picture, or of a video: there of all its frames together."""
-    concepts, found = maps.concepts, presence(maps)
+def _report(
+    maps: ConceptMaps,
+    presence: Sequence[Sequence[Presence]],
+    spec: MaskSpec,
+    mask: str,
+    by_frame: bool = False,
+) -> dict[str, Any]:
+    """What a report has of an image, or of a video: there of all its frames together."""
+    concepts = maps.concepts
     files = name_files([concepts.names[c] for c in concepts.shown])
-    told = []
+    entries = []
     for file, c in zip(files, concepts.shown, strict=True):
-        figures = [frame[c] for frame in found]
+        figures = [frame[c] for frame in presence]
         coverages = [round(figure.coverage, 4) for figure in figures]
-        told.append(
+        entries.append(
             {
                 "name": figures[0].name,
                 "words": concepts.concepts[c].words,
@@ -231,7 +225,7 @@ def _report(maps: ConceptMaps, spec: MaskSpec, mask: str, by_frame: bool = False
                 **({"coverage of frames": coverages} if by_frame else {}),
             }
         )
-    return {"concepts": told, "maps": describe_reading(maps), "masks": asdict(spec)}
+    return {"concepts": entries, "maps": describe_reading(maps), "masks": asdict(spec)}
 
 
 def describe_reading(maps: ConceptMaps) -> dict[str, object]:
@@ -254,15 +248,15 @@ def describe_reading(maps: ConceptMaps) -> dict[str, object]:
 def save_names(out: Path, concepts: ConceptSet) -> None:
     """Which name and colour stands for which value of a label map, as labels.json."""
     names = {
-        c: {"name": concept.name, "colour": colour(c), "hidden": concept.hidden}
+        c: {"name": concept.name, "colour": concept_colour(c), "hidden": concept.hidden}
         for c, concept in enumerate(concepts.concepts)
     }
     with naming(out / "labels.json"):
         (out / "labels.json").write_text(to_json(names), "utf-8", "backslashreplace")
 
 
-def paint_palette(labels: LabelMap, concepts: ConceptSet) -> Image.Image:
-    """A label map as a picture with a palette: its values are the positions of concepts."""
+def draw_palette(labels: LabelMap, concepts: ConceptSet) -> Image.Image:
+    """A label map as an image with a palette: its values are the positions of concepts."""
     image = Image.fromarray(labels, mode="P")
-    image.putpalette([channel for c in range(len(concepts)) for channel in colour(c)])
+    image.putpalette([channel for c in range(len(concepts)) for channel in concept_colour(c)])
     return image

@@ -12,7 +12,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.patch import record
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.maps import ReadSpec, read_maps
 from conceptattention.conceptattention_core.masks import upsample
-from conceptattention.conceptattention_core.output.render import heat_map
+from conceptattention.conceptattention_core.output.render import draw_heat_map
 from conceptattention.conceptattention_core.recording import RecordSpec
 from conceptattention.nodes.record import Record
 
@@ -59,7 +59,7 @@ def test_it_shows_the_concept_every_few_steps_and_changes_nothing(tiny, previews
 def test_what_it_shows_grows_from_the_maps_of_single_steps(tiny, previews):
     recording = STORE.find(tiny.sample(live(tiny, "sky", every=1), steps=3))
     maps = [
-        read_maps(recording, ReadSpec(steps=str(step))).picture(0).of("sky") for step in range(3)
+        read_maps(recording, ReadSpec(steps=str(step))).of_image(0).of("sky") for step in range(3)
     ]
     assert len(previews) == 3
     for step, (_, _, (_, shown, _)) in enumerate(previews):
@@ -68,7 +68,7 @@ def test_what_it_shows_grows_from_the_maps_of_single_steps(tiny, previews):
         low, high = heat.min().item(), heat.max().item()
         if high - low < 1e-3:  # random weights left nothing there but rounding
             continue
-        expected = heat_map(heat, low, high)
+        expected = draw_heat_map(heat, low, high)
         difference = np.abs(np.asarray(shown).astype(int) - expected)
         assert np.median(difference) == 0 and difference.max() <= 8  # neighbours in 255 colours
 

@@ -17,8 +17,8 @@ import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
-from conceptattention.conceptattention_core.maps import presence, read_maps
-from conceptattention.conceptattention_core.masks import MaskSpec, draw
+from conceptattention.conceptattention_core.maps import measure_presence, read_maps
+from conceptattention.conceptattention_core.masks import MaskSpec, draw_masks
 from conceptattention.conceptattention_core.output import render
 from conceptattention.conceptattention_core.output.layers import find_bounds
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
@@ -844,7 +844,7 @@ def test_scores_are_those_of_presence_as_table_and_as_json(names):
     background = parse(names).names[-1] == "background"
     maps = territories(CORNER, HALVES, names=names)
     text, found, absent = run(Scores, maps=maps)
-    shown = [[figures[c] for c in maps.concepts.shown] for figures in presence(maps)]
+    shown = [[figures[c] for c in maps.concepts.shown] for figures in measure_presence(maps)]
     assert json.loads(found) == [
         [
             {"name": one.name, "coverage": one.coverage, "peak": one.peak, "mean": one.mean,
@@ -955,7 +955,7 @@ def test_a_picked_seed_can_be_sampled_further():
     """The same noise, and the maps of it are still found."""
     _, latent = sampled(batch=3)
     (maps,) = run(Maps, latent=latent)
-    cover = [figures[0].coverage for figures in presence(maps)]
+    cover = [figures[0].coverage for figures in measure_presence(maps)]
     best = max(range(3), key=lambda b: cover[b])
     widgets = {"names": "cat", "coverage": cover[best] * 100}
     through, passed, kept = run(Gate, maps=maps, image=image(3), latent=latent, **widgets)
@@ -994,7 +994,7 @@ def test_saved_numbers_are_positions_of_all_sixty_four_concepts(output):
     for y in range(8):
         for x in range(8):
             shown = tuple((views[0, 16 * y + 8, 16 * x + 8] * 255).round().int().tolist())
-            assert shown == render.colour(owners[y, x].item())
+            assert shown == render.concept_colour(owners[y, x].item())
 
 
 def test_the_hidden_background_has_the_last_number_and_no_colour(output):
@@ -1003,11 +1003,13 @@ def test_the_hidden_background_has_the_last_number_and_no_colour(output):
     expected = np.repeat([[0, 1], [1, 0]], 32, axis=1)[:, None].repeat(64, 1)
     assert np.array_equal(saved_values(numbers, output), expected)
     flat = (views[:, :64] * 255).round().byte().numpy()
-    assert (flat[expected == 0] == render.colour(0)).all()
+    assert (flat[expected == 0] == render.concept_colour(0)).all()
     assert (flat[expected == 1] == render.PAPER).all()
     legends = (views[:, 64:] * 255).round().byte().numpy()
     for b, strip in enumerate(legends):
-        assert np.array_equal(strip, render.legend(maps, b, 64))
+        assert np.array_equal(
+            strip, render.draw_legend(maps.concepts, measure_presence(maps)[b], 64)
+        )
 
 
 @pytest.mark.parametrize("size", [(37, 51), (200, 300)])
@@ -1023,7 +1025,7 @@ def test_labels_of_another_batch_are_refused():
         run(Labels, maps=territories(HALVES), image=image(3))
 
 
-BRIGHT = torch.from_numpy(render.heat_map(torch.ones(1, 1), 0, 1)[0, 0].copy()).float() / 255
+BRIGHT = torch.from_numpy(render.draw_heat_map(torch.ones(1, 1), 0, 1)[0, 0].copy()).float() / 255
 
 
 def hot_maps(step: int, block: int, steps: int = 4, blocks: int = 3, batch: int = 1):
@@ -1187,7 +1189,7 @@ def test_what_the_widgets_say_is_how_masks_are_drawn(widgets, seed):
         grow=widgets["grow"], feather=widgets["feather"], radius=widgets["edge_radius"],
         smoothness=widgets["edge_smoothness"],
     )  # fmt: skip
-    expected = draw(maps, spec=spec, image=pixels)
+    expected = draw_masks(maps, spec=spec, image=pixels)
     masks, _ = run(Masks, maps=maps, image=pixels, **widgets)
     assert torch.equal(torch.stack(masks), expected)
     for invert in (False, True):

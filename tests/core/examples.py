@@ -3,8 +3,7 @@
 import torch
 from conceptattention.conceptattention_core.concepts import ConceptSet, parse
 from conceptattention.conceptattention_core.maps import ConceptMaps
-from conceptattention.conceptattention_core.masks import MaskSpec
-from conceptattention.conceptattention_core.masks import draw as draw_masks
+from conceptattention.conceptattention_core.masks import MaskSpec, draw_masks
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
 from torch import Tensor
 

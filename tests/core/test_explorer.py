@@ -14,7 +14,7 @@ from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.maps import ReadSpec, read_maps
 from conceptattention.conceptattention_core.output import explorer
 from conceptattention.conceptattention_core.output.explorer import make_page, save_page
-from conceptattention.conceptattention_core.output.render import colour
+from conceptattention.conceptattention_core.output.render import concept_colour
 from conceptattention.conceptattention_core.recording import Recording, RecordSpec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -182,7 +182,10 @@ def test_concepts_come_with_colours_and_the_hidden_one_is_marked():
     assert [concept["name"] for concept in concepts] == ["lake", "background"]
     assert [concept["words"] for concept in concepts] == ["calm water", "background"]
     assert [concept["hidden"] for concept in concepts] == [False, True]
-    assert [tuple(concept["colour"]) for concept in concepts] == [colour(0), colour(1)]
+    assert [tuple(concept["colour"]) for concept in concepts] == [
+        concept_colour(0),
+        concept_colour(1),
+    ]
 
 
 def test_no_name_breaks_the_page():

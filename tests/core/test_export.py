@@ -9,15 +9,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conceptattention.conceptattention_core.masks import MaskSpec, draw
-from conceptattention.conceptattention_core.output import render
+from conceptattention.conceptattention_core.masks import MaskSpec, draw_masks
 from conceptattention.conceptattention_core.output.export import (
-    forget,
-    paint_palette,
-    save,
+    draw_palette,
+    remove_image_files,
+    save_image_files,
     save_names,
-    save_video,
+    save_video_files,
 )
+from conceptattention.conceptattention_core.output.render import draw_heat_map
+from conceptattention.conceptattention_core.output.rendered import RenderedMaps
+from conceptattention.conceptattention_core.pixels import to_floats
 from conceptattention.conceptattention_core.texts import name_files
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,7 +78,7 @@ def maps():
 
 @pytest.fixture
 def report(tmp_path, maps):
-    return save(tmp_path, PICTURE, maps, 1, SPEC)
+    return save_image_files(tmp_path, PICTURE, maps.of_image(1), SPEC)
 
 
 def read(path) -> np.ndarray:
@@ -84,8 +86,8 @@ def read(path) -> np.ndarray:
 
 
 def test_every_mask_is_written_under_the_name_the_report_gives(tmp_path, maps, report):
-    picture = render.to_image(PICTURE)[None].expand(2, -1, -1, -1)
-    masks = draw(maps, spec=SPEC, image=picture)[:, 1]
+    picture = to_floats(PICTURE)[None].expand(2, -1, -1, -1)
+    masks = draw_masks(maps, spec=SPEC, image=picture)[:, 1]
     assert [concept["name"] for concept in report["concepts"]] == list(maps.concepts.names)
     for concept, mask in zip(report["concepts"], masks, strict=True):
         written = read(tmp_path / concept["mask"])
@@ -114,11 +116,12 @@ def test_the_report_tells_what_is_where(maps, report):
 def test_labels_and_their_names_and_colours_agree(tmp_path):
     maps = soft_maps(names="日本")
     save_names(tmp_path, maps.concepts)
-    paint_palette(render.label_map(maps, 0, PICTURE), maps.concepts).save(tmp_path / "labels.png")
+    labels = RenderedMaps(maps.of_image(0), PICTURE).labels
+    draw_palette(labels, maps.concepts).save(tmp_path / "labels.png")
     image = Image.open(tmp_path / "labels.png")
     names = json.loads((tmp_path / "labels.json").read_text("utf-8"))
     assert image.mode == "P"
-    assert np.array_equal(np.asarray(image), render.label_map(maps, 0, PICTURE))
+    assert np.array_equal(np.asarray(image), labels)
     assert [entry["name"] for entry in names.values()] == ["日本", "background"]
     assert [entry["hidden"] for entry in names.values()] == [False, True]
     colours = np.asarray(image.convert("RGB"))
@@ -127,15 +130,15 @@ def test_labels_and_their_names_and_colours_agree(tmp_path):
 
 
 def test_a_hidden_background_gets_no_files(tmp_path):
-    report = save(tmp_path, PICTURE, soft_maps(names="sun"), 0, SPEC)
+    report = save_image_files(tmp_path, PICTURE, soft_maps(names="sun").of_image(0), SPEC)
     assert [concept["name"] for concept in report["concepts"]] == ["sun"]
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["sun.png"]
 
 
 def test_saving_twice_into_one_folder_replaces_the_files(tmp_path, maps):
-    save(tmp_path, PICTURE, maps, 0, SPEC)
+    save_image_files(tmp_path, PICTURE, maps.of_image(0), SPEC)
     first = read(tmp_path / "labels.png")
-    save(tmp_path, PICTURE, maps, 1, SPEC)
+    save_image_files(tmp_path, PICTURE, maps.of_image(1), SPEC)
     assert not np.array_equal(read(tmp_path / "labels.png"), first)
 
 
@@ -151,10 +154,10 @@ def files(folder: Path) -> set[str]:
 
 def test_a_video_has_a_folder_for_each_file_of_a_picture(tmp_path):
     maps = soft_maps(names="sun, red hot sky", b=3)
-    told = save_video(tmp_path / "video", FRAMES, maps, HARD, fps=8)
+    told = save_video_files(tmp_path / "video", FRAMES, maps, HARD, fps=8)
     for n, frame in enumerate(FRAMES):
         alone = tmp_path / f"picture {n}"
-        save(alone, frame, maps, n, HARD)
+        save_image_files(alone, frame, maps.of_image(n), HARD)
         for file in sorted(files(alone) - {"labels.json"}):
             name, ending = file.rsplit(".", 1)
             written = read(tmp_path / "video" / name / f"{n:04}.{ending}")
@@ -176,7 +179,7 @@ def test_a_video_has_a_folder_for_each_file_of_a_picture(tmp_path):
 def test_a_video_is_told_of_as_a_whole(tmp_path):
     maps = soft_maps(names="sun, sky", b=3)
     maps.maps[:2, 0], maps.maps[:2, 1] = 0.25, 0.75  # a sun that rises in the last frame
-    sun, sky = save_video(tmp_path, FRAMES, maps, HARD, fps=8)["concepts"]
+    sun, sky = save_video_files(tmp_path, FRAMES, maps, HARD, fps=8)["concepts"]
     assert sun["coverage of frames"][:2] == [0, 0] and sun["coverage of frames"][2] > 0.1
     assert sun["present"] and sky["present"]
     for c, told in enumerate((sun, sky)):
@@ -192,17 +195,17 @@ def test_colours_of_heat_maps_do_not_change_from_frame_to_frame(tmp_path):
     maps = soft_maps(names="sun, sky", b=3)
     maps.maps[1] = maps.maps[0] = 0.5
     maps.maps[2, 0], maps.maps[2, 1] = 0.9, 0.1
-    save_video(tmp_path, FRAMES, maps, HARD, fps=8)
+    save_video_files(tmp_path, FRAMES, maps, HARD, fps=8)
     dim, same, bright = (read(tmp_path / "heatmaps/sun" / f"{n:04}.png") for n in range(3))
     assert np.array_equal(dim, same)
-    assert (bright == render.heat_map(torch.ones(1, 1), 0, 1)[0, 0]).all()
-    assert (dim == render.heat_map(torch.tensor([[0.5]]), 0, 1)[0, 0]).all()
+    assert (bright == draw_heat_map(torch.ones(1, 1), 0, 1)[0, 0]).all()
+    assert (dim == draw_heat_map(torch.tensor([[0.5]]), 0, 1)[0, 0]).all()
 
 
 @pytest.mark.parametrize("size", [(104, 56), (33, 57)])
 def test_films_show_the_frames(tmp_path, size):
     frames = [np.full((*size, 3), light, np.uint8) for light in (40, 120, 200)]
-    save_video(tmp_path, frames, soft_maps(b=3), HARD, fps=24)
+    save_video_files(tmp_path, frames, soft_maps(b=3), HARD, fps=24)
     for name in ("video", "overlay"):
         film = cv2.VideoCapture(str(tmp_path / f"{name}.mp4"))
         shown = [film.read() for _ in range(4)]
@@ -217,15 +220,15 @@ def test_films_show_the_frames(tmp_path, size):
 def test_what_was_written_is_removed_and_nothing_else(tmp_path, is_video):
     maps = soft_maps(b=3)
     if is_video:
-        told = save_video(tmp_path, FRAMES, maps, HARD, fps=8)
+        told = save_video_files(tmp_path, FRAMES, maps, HARD, fps=8)
         (tmp_path / "explorer").mkdir()
         (tmp_path / "explorer/0002.html").touch()
     else:
-        told = save(tmp_path, PICTURE, maps, 0, HARD)
+        told = save_image_files(tmp_path, PICTURE, maps.of_image(0), HARD)
         (tmp_path / "explorer.html").touch()
     mine = {"masks/mine.png", "mine.txt"}
     for name in mine:
         (tmp_path / name).touch()
-    forget(tmp_path, told)
+    remove_image_files(tmp_path, told)
     assert files(tmp_path) == mine
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["masks"]

@@ -13,14 +13,14 @@ from conceptattention.conceptattention_core.maps import (
     ORDERS,
     SCALES,
     ReadSpec,
-    presence,
+    measure_presence,
     read_maps,
 )
-from conceptattention.conceptattention_core.masks import MaskSpec, sharpen
-from conceptattention.conceptattention_core.masks import draw as draw_masks
+from conceptattention.conceptattention_core.masks import MaskSpec, draw_masks, sharpen
 from conceptattention.conceptattention_core.output.explorer import make_page
 from conceptattention.conceptattention_core.output.layers import Layer, save_psd
-from conceptattention.conceptattention_core.output.render import blocks_by_steps, overlay
+from conceptattention.conceptattention_core.output.render import draw_blocks_by_steps
+from conceptattention.conceptattention_core.output.rendered import RenderedMaps
 from conceptattention.conceptattention_core.recording import Grid, Recorder, RecordSpec, is_finite
 from conceptattention.conceptattention_core.refine import follow_edges
 from hypothesis import given
@@ -133,7 +133,7 @@ def test_an_overlay_hides_none_to_all_of_the_picture(strength):
     maps = soft_maps(1)
     picture = np.zeros((maps.grid.h, maps.grid.w, 3), np.uint8)
     with pytest.raises(ConceptAttentionError, match=f"between 0 and 1, got {strength}"):
-        overlay(picture, maps, 0, strength)
+        RenderedMaps(maps, picture).overlay(strength)
 
 
 # --- legal, however extreme -----------------------------------------------------------------------
@@ -231,6 +231,6 @@ def test_a_page_and_figures_hold_numbers_alone(temperature, exponent):
     text = make_page(PICTURE, maps)
     (data,) = re.findall(r'<script type="application/json" id="page">(.*)</script>', text)
     json.loads(data, parse_constant=pytest.fail)
-    blocks_by_steps(maps, "sun", 0)
-    for figure in presence(maps)[0]:
+    draw_blocks_by_steps(maps, "sun", 0)
+    for figure in measure_presence(maps)[0]:
         assert 0 <= min(figure.coverage, figure.peak, figure.mean) <= 1

@@ -12,8 +12,8 @@ from conceptattention.conceptattention_core.maps import (
     SCALES,
     ConceptMaps,
     ReadSpec,
-    describe,
-    presence,
+    describe_presence,
+    measure_presence,
     read_maps,
 )
 from conceptattention.conceptattention_core.ranges import DEEP
@@ -230,7 +230,7 @@ def test_the_hidden_background_competes_but_is_not_shown():
 
 def test_coverage_is_the_share_of_patches_won():
     maps = territories([[0, 0, 1], [0, 1, 1]], "sun, sky, moon", Grid.of_latent(4, 6))
-    (figures,) = presence(maps)
+    (figures,) = measure_presence(maps)
     assert [figure.name for figure in figures] == ["sun", "sky", "moon"]
     assert [figure.coverage for figure in figures] == [0.5, 0.5, 0]
     assert [figure.peak for figure in figures] == [1, 1, 0]
@@ -243,13 +243,13 @@ def test_a_concept_is_present_from_half_a_percent_of_the_picture():
         owners = torch.zeros(1, 20, 37).long()  # 740 patches; 0.5 % are 3.7
         owners.view(-1)[:patches] = 1
         maps = concept_maps(torch.nn.functional.one_hot(owners, 3).permute(0, 3, 1, 2).float())
-        assert presence(maps)[0][1].present is present
+        assert measure_presence(maps)[0][1].present is present
 
 
 def test_pictures_of_a_batch_are_judged_apart():
     maps = soft_maps(b=2)
-    one, two = presence(maps)
-    assert presence(replace(maps, maps=maps.maps[1:]))[0] == two != one
+    one, two = measure_presence(maps)
+    assert measure_presence(replace(maps, maps=maps.maps[1:]))[0] == two != one
 
 
 # --- standardised ---------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_a_concept_of_one_value_everywhere_does_not_divide_by_zero():
 @pytest.mark.parametrize("b", range(B))
 def test_one_picture_of_a_batch_takes_its_recording_along(b):
     maps = read(recording(random(*SHAPE)), temperature=2.0)
-    alone = maps.picture(b)
+    alone = maps.of_image(b)
     assert torch.equal(alone.maps, maps.maps[b : b + 1])
     assert (alone.concepts, alone.grid, alone.spec) == (maps.concepts, maps.grid, maps.spec)
     assert torch.equal(read(alone.recording, temperature=2.0).maps, alone.maps)
@@ -304,21 +304,21 @@ def test_one_picture_of_a_batch_takes_its_recording_along(b):
 
 def test_a_description_has_a_line_for_each_shown_concept_of_each_picture():
     maps = territories([[0, 0, 0, 1]] * 2, "a very long name, b", Grid.of_latent(4, 8))
-    assert describe(maps).splitlines() == [
+    assert describe_presence(maps).splitlines() == [
         "a very long name  covers  75.0%  peak 1.00  mean 0.75",
         "b                 covers  25.0%  peak 1.00  mean 0.25",
     ]
     absent = territories([[0, 0]], "sun, moon", Grid.of_latent(2, 4))
     pair = replace(absent, maps=absent.maps.repeat(2, 1, 1, 1))
     moon = "moon  covers   0.0%  peak 0.00  mean 0.00   absent"
-    assert describe(pair).splitlines()[::3] == ["picture 1", "picture 2"]
-    assert describe(pair).splitlines()[2::3] == [moon, moon]
+    assert describe_presence(pair).splitlines()[::3] == ["picture 1", "picture 2"]
+    assert describe_presence(pair).splitlines()[2::3] == [moon, moon]
 
 
 def test_a_description_leaves_the_hidden_background_out():
-    assert len(describe(soft_maps(b=1, names="sun")).splitlines()) == 1
+    assert len(describe_presence(soft_maps(b=1, names="sun")).splitlines()) == 1
     many = ",".join(f"thing {i}" for i in range(64))
-    assert len(describe(soft_maps(b=2, names=many)).splitlines()) == 2 * 65
+    assert len(describe_presence(soft_maps(b=2, names=many)).splitlines()) == 2 * 65
 
 
 @pytest.mark.parametrize("won", [1, 2, 7])
@@ -326,7 +326,7 @@ def test_exactly_half_a_percent_of_the_picture_is_present(won):
     owners = torch.zeros(1, 10 * won, 20).long()
     owners.view(-1)[:won] = 1
     maps = concept_maps(torch.nn.functional.one_hot(owners, 3).permute(0, 3, 1, 2).float())
-    assert presence(maps)[0][1].present
+    assert measure_presence(maps)[0][1].present
 
 
 # --- Videos ---------------------------------------------------------------------------------------
@@ -360,6 +360,6 @@ def test_pictures_that_lie_behind_one_another_keep_their_own_maps():
 
 
 def test_one_picture_of_a_video_comes_with_its_own_map_and_recording():
-    maps = read(video(latents=3, pace=4)).picture(12)
+    maps = read(video(latents=3, pace=4)).of_image(12)
     assert torch.equal(maps.maps, read(video(latents=3, pace=4)).maps[12:13])
     assert len(maps.recording.scores) == maps.recording.pictures == 1

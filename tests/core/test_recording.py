@@ -209,11 +209,11 @@ def test_one_picture_of_a_video_comes_with_the_frame_next_to_it():
     recording = run.finish()
     assert recording.pictures == 2 * 9
     for picture, frame in ((0, 0), (3, 1), (8, 2), (9, 3), (12, 4), (17, 5)):
-        alone = recording.picture(picture)
+        alone = recording.of_image(picture)
         assert torch.equal(alone.scores[0], recording.scores[frame])
         assert (alone.pictures, alone.grid.patches) == (1, Y * X)
     with pytest.raises(ConceptAttentionError, match="no picture 18 .* it has 18, from 0"):
-        recording.picture(18)
+        recording.of_image(18)
 
 
 def test_scores_of_any_precision_become_float32_and_stay_untouched():

@@ -5,11 +5,19 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.maps import ConceptMaps, ReadSpec, read_maps
+from conceptattention.conceptattention_core.maps import (
+    ConceptMaps,
+    ReadSpec,
+    measure_presence,
+    read_maps,
+)
 from conceptattention.conceptattention_core.masks import sharpen, upsample
-from conceptattention.conceptattention_core.output import render
+from conceptattention.conceptattention_core.output import fonts, render
+from conceptattention.conceptattention_core.output.render import draw_heat_map
+from conceptattention.conceptattention_core.output.rendered import RenderedMaps
+from conceptattention.conceptattention_core.pixels import to_bytes, to_floats
 from conceptattention.conceptattention_core.recording import Grid
-from PIL import ImageFont
+from PIL import ImageDraw, ImageFont
 
 from .examples import ODD, concept_maps, random, recording, soft_maps, territories
 
@@ -18,40 +26,61 @@ UNICODE = "日本の空, небо, سماء, 하늘, Fußgänger, 🎈 balloon, 
 SIXTY_FOUR = ",".join(f"thing number {i}" for i in range(64))
 
 
+def overlay(image: np.ndarray, maps: ConceptMaps, b: int, strength: float = 0.7) -> np.ndarray:
+    return RenderedMaps(maps.of_image(b), image).overlay(strength)
+
+
+def legend(maps: ConceptMaps, b: int, width: int) -> np.ndarray:
+    return render.draw_legend(maps.concepts, measure_presence(maps)[b], width)
+
+
+def label_map(maps: ConceptMaps, b: int, image: np.ndarray | None = None) -> np.ndarray:
+    return RenderedMaps(maps.of_image(b), image).labels
+
+
+def sheet(image: np.ndarray, maps: ConceptMaps, b: int) -> np.ndarray:
+    return RenderedMaps(maps.of_image(b), image).sheet()
+
+
+def heat_maps(maps: ConceptMaps, b: int, scale: tuple | None = None) -> list[np.ndarray]:
+    rendered = RenderedMaps(maps.of_image(b))
+    return [rendered.heat_map(c, scale) for c in maps.concepts.shown]
+
+
 def maps_of(scores: torch.Tensor, **how) -> ConceptMaps:
     return read_maps(recording(scores), ReadSpec(**how))
 
 
 def test_every_colour_is_different():
-    colours = [render.colour(i) for i in range(65)]
+    colours = [render.concept_colour(i) for i in range(65)]
     assert len(set(colours)) == 65
     assert all(0 <= channel <= 255 for colour in colours for channel in colour)
 
 
 def test_an_overlay_keeps_the_picture_on_top_and_adds_a_legend_below():
-    out = render.overlay(PICTURE, soft_maps(), 0)
-    legend = render.legend(soft_maps(), 0, 56)
-    assert out.shape == (104 + len(legend), 56, 3)
+    out = overlay(PICTURE, soft_maps(), 0)
+    strip = legend(soft_maps(), 0, 56)
+    assert out.shape == (104 + len(strip), 56, 3)
     assert out.dtype == np.uint8
-    assert (out[104:] == legend).all()
+    assert (out[104:] == strip).all()
 
 
 def test_each_region_takes_the_colour_of_its_concept():
     grid = Grid.of_latent(8, 8)
     maps = territories([[0, 0, 1, 1]] * 4, "sun, sky", grid)
     white = np.full((64, 64, 3), 255, np.uint8)
-    out = render.overlay(white, maps, 0, strength=1.0)
-    assert tuple(out[10, 10]) == render.colour(0)
-    assert tuple(out[10, 50]) == render.colour(1)
+    out = overlay(white, maps, 0, strength=1.0)
+    assert tuple(out[10, 10]) == render.concept_colour(0)
+    assert tuple(out[10, 50]) == render.concept_colour(1)
     assert (out[:64, 32] == 255).all()  # a white line between them
 
 
 def test_the_stronger_the_more_of_the_picture_is_hidden():
     grey = np.repeat(PICTURE[..., :1], 3, axis=-1)
-    untouched = render.overlay(grey, soft_maps(), 0, strength=0.0)[:104]
+    untouched = overlay(grey, soft_maps(), 0, strength=0.0)[:104]
     inner = (untouched != 255).any(-1)  # without the white lines between regions
     assert (untouched[inner] == grey[inner]).all()
-    weak, strong = (render.overlay(grey, soft_maps(), 0, s)[:104] for s in (0.3, 0.9))
+    weak, strong = (overlay(grey, soft_maps(), 0, s)[:104] for s in (0.3, 0.9))
     change = [np.abs(view[inner].astype(int) - grey[inner]).mean() for view in (weak, strong)]
     assert 0 < change[0] < change[1]
 
@@ -60,7 +89,7 @@ def test_where_the_hidden_background_wins_the_picture_keeps_its_shade():
     grid = Grid.of_latent(8, 8)
     maps = territories([[0, 0, 1, 1]] * 4, "sun", grid)
     grey = np.full((64, 64, 3), 90, np.uint8)
-    out = render.overlay(grey, maps, 0)
+    out = overlay(grey, maps, 0)
     assert tuple(out[10, 50]) == (90, 90, 90)
     assert tuple(out[10, 10]) != (90, 90, 90)
 
@@ -72,11 +101,11 @@ def test_whatever_a_legend_writes_its_font_can_write(monkeypatch, name):
     def note(pen, at, text, fill, font, **kwargs):
         written.append((text, font))
 
-    monkeypatch.setattr(render.ImageDraw.ImageDraw, "text", note)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
     here_and_absent = territories([[0, 0], [0, 0]], f"{name}, not {name}", Grid.of_latent(4, 4))
-    render.legend(here_and_absent, 0, 256)
+    legend(here_and_absent, 0, 256)
     assert "".join(text for text, _ in written) == f"{name} 100%not {name} -"
-    if all(lacks(render._open(font, 20), name) for font in render._found()):
+    if all(lacks(fonts._open(font, 20), name) for font in fonts._found()):
         pytest.skip("no font for this script on this machine")
     assert not any(lacks(font, text) for text, font in written)
 
@@ -96,10 +125,10 @@ def lacks(font, text: str) -> list[str]:
 
 @pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
 def test_a_label_gets_a_font_that_has_its_characters(text):
-    system = [ImageFont.truetype(name, 20) for name in render._found() if name]
+    system = [ImageFont.truetype(name, 20) for name in fonts._found() if name]
     if not any(not lacks(font, text) for font in system):
         pytest.skip("no font for this script on this machine")
-    assert not lacks(render.font(text, 20), text)
+    assert not lacks(fonts.find_font(text, 20), text)
 
 
 def test_a_font_is_chosen_for_each_label_by_what_it_has_not_by_its_place(monkeypatch):
@@ -111,109 +140,109 @@ def test_a_font_is_chosen_for_each_label_by_what_it_has_not_by_its_place(monkeyp
             return text.encode() if text in self.letters else b"box"
 
     faces = {"": Face("sun"), "first": Face("sunнебо"), "second": Face("天🎈"), "third": Face("天")}
-    monkeypatch.setattr(render, "_found", lambda: tuple(faces))
-    monkeypatch.setattr(render, "_open", lambda name, size: faces[name])
-    render._has.cache_clear()
+    monkeypatch.setattr(fonts, "_found", lambda: tuple(faces))
+    monkeypatch.setattr(fonts, "_open", lambda name, size: faces[name])
+    fonts._has.cache_clear()
     expected = {"sun": "", "небо": "first", "天": "second", "🎈\ufe0f": "second", "天 sun": ""}
-    found = {text: render.font(text, 20) for text in expected}
-    render._has.cache_clear()
+    found = {text: fonts.find_font(text, 20) for text in expected}
+    fonts._has.cache_clear()
     assert found == {text: faces[name] for text, name in expected.items()}
 
 
 def test_a_label_of_two_scripts_is_written_in_two_fonts_side_by_side(monkeypatch):
     script = next(
-        (name for name in render._found() if name and not lacks(render._open(name, 20), "日本")),
+        (name for name in fonts._found() if name and not lacks(fonts._open(name, 20), "日本")),
         None,
     )
     if script is None:
         pytest.skip("no font for this script on this machine")
-    monkeypatch.setattr(render, "_has", lambda name, one: (one in "日本の空") == (name == script))
-    monkeypatch.setattr(render, "_found", lambda: ("", script))
-    render._parts.cache_clear()
+    monkeypatch.setattr(fonts, "_has", lambda name, one: (one in "日本の空") == (name == script))
+    monkeypatch.setattr(fonts, "_found", lambda: ("", script))
+    fonts._parts.cache_clear()
     try:
-        parts = render._parts("日本の空 45%", 20)
+        parts = fonts._parts("日本の空 45%", 20)
         assert [text for text, _ in parts] == ["日本の空 ", "45%"]
-        one, other = (render._open(name, 20) for name in (script, ""))
+        one, other = (fonts._open(name, 20) for name in (script, ""))
         expected = one.getlength("日本の空 ") + other.getlength("45%")
-        assert render.length("日本の空 45%", 20) == pytest.approx(expected)
+        assert fonts.text_width("日本の空 45%", 20) == pytest.approx(expected)
     finally:
-        render._parts.cache_clear()
+        fonts._parts.cache_clear()
 
 
 def test_a_font_that_this_system_lacks_does_no_harm(monkeypatch):
-    monkeypatch.setattr(render, "FONTS", ("no such font.ttf",))
-    render._found.cache_clear()
-    assert render._found() == ("",)
-    render._found.cache_clear()
+    monkeypatch.setattr(fonts, "FONTS", ("no such font.ttf",))
+    fonts._found.cache_clear()
+    assert fonts._found() == ("",)
+    fonts._found.cache_clear()
 
 
 @pytest.mark.parametrize("width", [17, 56, 256, 1024])
 @pytest.mark.parametrize("names", ["sun", UNICODE, SIXTY_FOUR])
 def test_a_legend_is_as_wide_as_its_picture_whatever_the_names(names, width):
     maps = soft_maps(names=names)
-    strip = render.legend(maps, 0, width)
+    strip = legend(maps, 0, width)
     assert strip.shape[1:] == (width, 3)
     assert (strip != render.PAPER).any()
 
 
 def test_a_legend_shows_every_concept_but_the_hidden_one_in_its_colour():
     maps = soft_maps(names=SIXTY_FOUR)
-    strip = render.legend(maps, 0, 256)
+    strip = legend(maps, 0, 256)
     for c in maps.concepts.shown:
-        assert (strip == render.colour(c)).all(-1).any()
-    alone = render.legend(soft_maps(names="sun"), 0, 256)
-    assert not (alone == render.colour(1)).all(-1).any()
+        assert (strip == render.concept_colour(c)).all(-1).any()
+    alone = legend(soft_maps(names="sun"), 0, 256)
+    assert not (alone == render.concept_colour(1)).all(-1).any()
 
 
 def test_a_legend_tells_absent_from_present():
     maps = territories([[0, 0], [0, 0]], "sun, moon", Grid.of_latent(4, 4))
     here = territories([[0, 0], [1, 1]], "sun, moon", Grid.of_latent(4, 4))
-    assert not np.array_equal(render.legend(maps, 0, 200), render.legend(here, 0, 200))
+    assert not np.array_equal(legend(maps, 0, 200), legend(here, 0, 200))
 
 
 def test_a_heat_map_runs_through_plasma_from_dark_to_bright():
-    ramp = render.heat_map(torch.linspace(0.2, 0.6, 97)[None], 0.2, 0.6)
+    ramp = draw_heat_map(torch.linspace(0.2, 0.6, 97)[None], 0.2, 0.6)
     light = ramp.astype(float).sum(-1)[0]
     assert light[0] < light[48] < light[-1]
     assert tuple(ramp[0, 0]) == (13, 8, 135)  # plasma's first colour, as red, green, blue
-    outside = render.heat_map(torch.tensor([[-3.0, 7.0]]), 0.2, 0.6)
+    outside = draw_heat_map(torch.tensor([[-3.0, 7.0]]), 0.2, 0.6)
     assert (outside[0, 0] == ramp[0, 0]).all() and (outside[0, 1] == ramp[0, -1]).all()
 
 
 def test_heat_maps_share_one_scale():
     maps = concept_maps(torch.tensor([0.9, 0.1, 0.5]).view(1, 3, 1, 1).expand(1, 3, 7, 4), grid=ODD)
-    heats = render.heat_maps(maps, 0)
+    heats = heat_maps(maps, 0)
     assert [heat.shape for heat in heats] == [(104, 56, 3)] * 3
     brightest, darkest, middle = (tuple(heat[50, 20]) for heat in heats)
     assert darkest == (13, 8, 135)
-    assert brightest == tuple(render.heat_map(torch.ones(1, 1), 0, 1)[0, 0])
+    assert brightest == tuple(draw_heat_map(torch.ones(1, 1), 0, 1)[0, 0])
     assert middle not in (brightest, darkest)
 
 
 def test_heat_maps_take_the_scale_of_a_whole_video():
     dim = concept_maps(torch.full((1, 3, 7, 4), 0.2), grid=ODD)
-    heats = render.heat_maps(dim, 0, scale=(0.0, 1.0))
-    assert all((heat == render.heat_map(torch.tensor([[0.2]]), 0, 1)[0, 0]).all() for heat in heats)
+    heats = heat_maps(dim, 0, scale=(0.0, 1.0))
+    assert all((heat == draw_heat_map(torch.tensor([[0.2]]), 0, 1)[0, 0]).all() for heat in heats)
 
 
 def test_heat_maps_leave_the_hidden_background_out():
-    assert len(render.heat_maps(soft_maps(names="sun"), 0)) == 1
+    assert len(heat_maps(soft_maps(names="sun"), 0)) == 1
 
 
 def test_heat_maps_of_one_value_do_not_divide_by_zero():
     maps = concept_maps(torch.full((1, 3, 7, 4), 1 / 3), grid=ODD)
-    assert render.heat_maps(maps, 0)[0].shape == (104, 56, 3)
+    assert heat_maps(maps, 0)[0].shape == (104, 56, 3)
 
 
 @pytest.mark.parametrize("size", [None, (31, 77), (208, 112)])
 def test_a_label_map_names_the_strongest_concept_of_each_pixel(size):
     maps = soft_maps(names="sun")
     image = size and np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    labels = render.label_map(maps, 1, image)
+    labels = label_map(maps, 1, image)
     pixels = (
         upsample(maps.maps, ODD)
         if image is None
-        else sharpen(maps, render.to_image(image).expand(2, -1, -1, -1))
+        else sharpen(maps, to_floats(image).expand(2, -1, -1, -1))
     )
     background, sun = (pixels[1, c] for c in (1, 0))
     assert labels.shape == (size or (104, 56))
@@ -223,8 +252,8 @@ def test_a_label_map_names_the_strongest_concept_of_each_pixel(size):
 @pytest.mark.parametrize("names", ["sun", "sun, sky, moon", UNICODE])
 def test_a_sheet_holds_the_picture_and_a_tile_for_each_shown_concept(names):
     maps = soft_maps(names=names)
-    canvas = render.sheet(PICTURE, maps, 0)
-    tiles = [PICTURE, *render.heat_maps(maps, 0)]
+    canvas = sheet(PICTURE, maps, 0)
+    tiles = [PICTURE, *heat_maps(maps, 0)]
     windows = np.lib.stride_tricks.sliding_window_view(canvas, PICTURE.shape)[:, :, 0]
     for tile in tiles:
         corner = (windows[:, :, 0, 0] == tile[0, 0]).all(-1)
@@ -232,32 +261,32 @@ def test_a_sheet_holds_the_picture_and_a_tile_for_each_shown_concept(names):
 
 
 def test_a_sheet_of_sixty_four_concepts_is_a_picture():
-    assert render.sheet(PICTURE, soft_maps(names=SIXTY_FOUR), 0).shape[2] == 3
+    assert sheet(PICTURE, soft_maps(names=SIXTY_FOUR), 0).shape[2] == 3
 
 
 def test_pictures_of_a_batch_are_drawn_apart():
     maps = soft_maps(b=2)
-    assert not np.array_equal(render.overlay(PICTURE, maps, 0), render.overlay(PICTURE, maps, 1))
+    assert not np.array_equal(overlay(PICTURE, maps, 0), overlay(PICTURE, maps, 1))
 
 
 def test_bytes_and_tensors_are_the_same_picture():
-    assert np.array_equal(render.to_picture(render.to_image(PICTURE)), PICTURE)
-    transparent = torch.cat([render.to_image(PICTURE), torch.zeros(104, 56, 1)], dim=-1)
-    assert np.array_equal(render.to_picture(transparent), PICTURE)
-    assert render.to_picture(random(3, 5, 3) * 9).shape == (3, 5, 3)
+    assert np.array_equal(to_bytes(to_floats(PICTURE)), PICTURE)
+    transparent = torch.cat([to_floats(PICTURE), torch.zeros(104, 56, 1)], dim=-1)
+    assert np.array_equal(to_bytes(transparent), PICTURE)
+    assert to_bytes(random(3, 5, 3) * 9).shape == (3, 5, 3)
 
 
 def test_nothing_given_is_changed():
     picture, maps = PICTURE.copy(), soft_maps()
     before = maps.maps.clone()
-    render.overlay(picture, maps, 0)
-    render.sheet(picture, maps, 0)
+    overlay(picture, maps, 0)
+    sheet(picture, maps, 0)
     assert np.array_equal(picture, PICTURE)
     assert torch.equal(maps.maps, before)
 
 
 def test_as_many_labels_as_concepts_fit():
-    assert render.label_map(soft_maps(names=SIXTY_FOUR), 0).max() < len(parse(SIXTY_FOUR))
+    assert label_map(soft_maps(names=SIXTY_FOUR), 0).max() < len(parse(SIXTY_FOUR))
 
 
 # --- label maps in colours ------------------------------------------------------------------------
@@ -266,24 +295,26 @@ def test_as_many_labels_as_concepts_fit():
 @pytest.mark.parametrize("image", [None, PICTURE])
 def test_labels_are_flat_in_each_concepts_colour_with_the_legend_below(image):
     maps = soft_maps(names="sun")
-    found = render.label_map(maps, 1, image)
-    out = render.paint_labels(found, maps, 1)
+    found = label_map(maps, 1, image)
+    out = RenderedMaps(maps.of_image(1), image).label_map()
     assert out.dtype == np.uint8
-    for c, flat in enumerate((render.colour(0), render.PAPER)):  # the hidden background is pale
+    for c, flat in enumerate(
+        (render.concept_colour(0), render.PAPER)
+    ):  # the hidden background is pale
         assert (found == c).any()
         assert (out[:104][found == c] == flat).all()
-    assert np.array_equal(out[104:], render.legend(maps, 1, 56))
+    assert np.array_equal(out[104:], legend(maps, 1, 56))
 
 
 def test_sixty_four_labels_have_their_numbers_and_colours():
     owners = np.random.default_rng(0).permutation(64).reshape(8, 8)
     maps = territories(owners.tolist(), SIXTY_FOUR, Grid.of_latent(16, 16))
     middles = slice(8, 128, 16)
-    found = render.label_map(maps, 0)
+    found = label_map(maps, 0)
     assert np.array_equal(found[middles, middles], owners)
-    colours = render.paint_labels(found, maps, 0)[:128][middles, middles]
+    colours = RenderedMaps(maps).label_map()[:128][middles, middles]
     assert [tuple(rgb) for rgb in colours.reshape(-1, 3)] == [
-        render.colour(c) for c in owners.flatten()
+        render.concept_colour(c) for c in owners.flatten()
     ]
 
 
@@ -291,13 +322,13 @@ def test_labels_follow_the_edges_of_the_picture():
     maps = territories([[0, 0, 1, 1]] * 4, "left, right", Grid.of_latent(8, 8))
     picture = np.zeros((64, 64, 3), np.uint8)
     picture[:, 27:] = [230, 200, 100]  # patches meet at 32
-    found = render.label_map(maps, 0, picture)
+    found = label_map(maps, 0, picture)
     assert np.array_equal(found, np.broadcast_to(np.arange(64) >= 27, (64, 64)))
 
 
 # --- blocks by steps ------------------------------------------------------------------------------
 
-BRIGHT = render.heat_map(torch.ones(1, 1), 0, 1)[0, 0]
+BRIGHT = draw_heat_map(torch.ones(1, 1), 0, 1)[0, 0]
 
 
 def hot(step: int, block: int, steps: int = 4, blocks: int = 3, at=...) -> torch.Tensor:
@@ -320,7 +351,7 @@ def bright_box(view: np.ndarray) -> tuple[int, int, int, int]:
 def test_tiles_stand_in_rows_of_blocks_and_columns_of_steps(tile):
     boxes = {
         (step, block): bright_box(
-            render.blocks_by_steps(maps_of(hot(step, block)), "SUN", 0, tile=tile)
+            render.draw_blocks_by_steps(maps_of(hot(step, block)), "SUN", 0, tile=tile)
         )
         for step in range(4)
         for block in range(3)
@@ -334,33 +365,35 @@ def test_tiles_stand_in_rows_of_blocks_and_columns_of_steps(tile):
 
 
 def test_a_tile_is_the_map_the_right_way_up():
-    whole = bright_box(render.blocks_by_steps(maps_of(hot(1, 1)), "sun", 0))
+    whole = bright_box(render.draw_blocks_by_steps(maps_of(hot(1, 1)), "sun", 0))
     corner = hot(1, 1, at=(0, 2))  # top right of 2 by 3 patches
-    left, top, w, h = bright_box(render.blocks_by_steps(maps_of(corner), "sun", 0))
+    left, top, w, h = bright_box(render.draw_blocks_by_steps(maps_of(corner), "sun", 0))
     assert (left, top) == (whole[0] + 64, whole[1])
     assert (w, h) == (32, 32)
 
 
 def test_tiles_share_one_scale_and_another_concept_has_its_own_sheet():
     scores = hot(0, 0) + hot(1, 0) / 9
-    view = render.blocks_by_steps(maps_of(scores), "sun", 0)
+    view = render.draw_blocks_by_steps(maps_of(scores), "sun", 0)
     left, top, w, h = bright_box(view)
     weaker = view[top + h // 2, left + w + 3 + w // 2]
     dark = view[top + h // 2, left + 3 * (w + 3) + w // 2]
     assert BRIGHT.sum() > weaker.sum() > dark.sum()
     flat = view[top : top + h, left : left + w]
     assert (flat == BRIGHT).all()
-    other = render.blocks_by_steps(maps_of(scores), "balloon", 0)
+    other = render.draw_blocks_by_steps(maps_of(scores), "balloon", 0)
     assert (other[top + h // 2, left + w // 2] != BRIGHT).any()
 
 
 def test_concepts_compete_in_each_tile_at_the_temperature_asked_for():
     scores = hot(0, 0) / 3 + hot(1, 0) / 9
-    views = [render.blocks_by_steps(maps_of(scores, temperature=t), "sun", 0) for t in (1.0, 3.0)]
+    views = [
+        render.draw_blocks_by_steps(maps_of(scores, temperature=t), "sun", 0) for t in (1.0, 3.0)
+    ]
     heats = [(scores / t).softmax(3)[0, :, 0, 1, 0, 0] for t in (1.0, 3.0)]
     left, top, w, h = bright_box(views[0])
     for view, (first, second, none, _) in zip(views, heats):
-        expected = render.heat_map(second.view(1, 1), none.item(), first.item())[0, 0]
+        expected = draw_heat_map(second.view(1, 1), none.item(), first.item())[0, 0]
         assert (view[top + h // 2, left + w + 3 + w // 2] == expected).all()
     assert not np.array_equal(*views)
 
@@ -369,7 +402,7 @@ def test_of_more_than_twenty_steps_and_blocks_twenty_are_shown_with_both_ends():
     found = {}
     for steps, blocks in ((20, 20), (28, 57)):
         views = [
-            render.blocks_by_steps(maps_of(hot(*at, steps, blocks)), "sun", 0, tile=24)
+            render.draw_blocks_by_steps(maps_of(hot(*at, steps, blocks)), "sun", 0, tile=24)
             for at in ((0, 0), (steps - 1, blocks - 1))
         ]
         found[steps] = [(view.shape, bright_box(view)) for view in views]
@@ -379,19 +412,19 @@ def test_of_more_than_twenty_steps_and_blocks_twenty_are_shown_with_both_ends():
 def test_rows_and_columns_are_called_by_the_models_numbers(monkeypatch):
     written = []
     monkeypatch.setattr(
-        render.ImageDraw.ImageDraw, "text", lambda pen, at, text, *_, **__: written.append(text)
+        ImageDraw.ImageDraw, "text", lambda pen, at, text, *_, **__: written.append(text)
     )
     scores = hot(0, 0, steps=3, blocks=2)
     heard = recording(scores, steps=((0, 0), (1, 4), (7, 7)), blocks=(10, 18))
-    render.blocks_by_steps(read_maps(heard), "sun", 0)
+    render.draw_blocks_by_steps(read_maps(heard), "sun", 0)
     assert written == ["block 10", "block 18", "step 0", "1-4", "step 7"]
 
 
 def test_blocks_that_all_say_the_same_make_a_sheet():
-    view = render.blocks_by_steps(maps_of(torch.zeros(1, 2, 2, 3, 2, 3)), "sun", 0)
+    view = render.draw_blocks_by_steps(maps_of(torch.zeros(1, 2, 2, 3, 2, 3)), "sun", 0)
     assert view.dtype == np.uint8 and (view != render.PAPER).any()
 
 
 def test_a_sheet_of_an_unknown_concept_is_refused():
     with pytest.raises(ConceptAttentionError, match="named 'moon'. Recorded: balloon, sun, red"):
-        render.blocks_by_steps(maps_of(hot(0, 0)), "moon", 0)
+        render.draw_blocks_by_steps(maps_of(hot(0, 0)), "moon", 0)

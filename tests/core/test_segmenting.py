@@ -90,7 +90,7 @@ def test_a_finished_picture_is_not_done_again(folder, tmp_path):
 def test_a_run_that_broke_off_ends_like_an_unbroken_one(folder, tmp_path, written, monkeypatch):
     run(folder, tmp_path / "whole")
     count = 0
-    save = segmenting.save
+    save = segmenting.save_image_files
 
     def save_until_the_disk_is_full(partial, *rest):
         nonlocal count
@@ -100,7 +100,7 @@ def test_a_run_that_broke_off_ends_like_an_unbroken_one(folder, tmp_path, writte
             raise OSError(28, "No space left on device", str(partial))
         return found
 
-    monkeypatch.setattr(segmenting, "save", save_until_the_disk_is_full)
+    monkeypatch.setattr(segmenting, "save_image_files", save_until_the_disk_is_full)
     with pytest.raises(OSError, match="No space left"):
         run(folder, tmp_path / "out")
     done = [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()]

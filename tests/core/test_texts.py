@@ -29,21 +29,17 @@ from conceptattention.conceptattention_core.maps import (
     ReadSpec,
     choose_entries,
     choose_scores,
-    describe,
+    describe_presence,
+    measure_presence,
     read_maps,
 )
 from conceptattention.conceptattention_core.masks import MaskSpec
 from conceptattention.conceptattention_core.output import export
 from conceptattention.conceptattention_core.output.explorer import make_page
+from conceptattention.conceptattention_core.output.fonts import draw_text, find_font, text_width
 from conceptattention.conceptattention_core.output.layers import Layer, save_psd
-from conceptattention.conceptattention_core.output.render import (
-    blocks_by_steps,
-    font,
-    legend,
-    length,
-    sheet,
-    write,
-)
+from conceptattention.conceptattention_core.output.render import draw_blocks_by_steps, draw_legend
+from conceptattention.conceptattention_core.output.rendered import RenderedMaps
 from conceptattention.conceptattention_core.prompt_syntax import read_entries
 from conceptattention.conceptattention_core.ranges import check_range, select
 from conceptattention.conceptattention_core.recording import RecordSpec, board
@@ -211,17 +207,17 @@ DOORS = {
     "maps.ReadSpec order": lambda text: ReadSpec(order=text),
     "maps.ReadSpec scale": lambda text: ReadSpec(scale=text),
     "maps.ReadSpec space": lambda text: ReadSpec(space=text),
-    "masks.draw": lambda text: draw(MAPS, [text]),
+    "masks.draw_masks": lambda text: draw(MAPS, [text]),
     "masks.MaskSpec": lambda text: draw(MAPS, threshold=text),
     "prompt_syntax.read_entries": read_entries,
     "ranges.check_range": lambda text: check_range(text, "steps"),
     "ranges.select": lambda text: select(text, 7, "steps"),
     "ranges.select first": lambda text: select(f"first {text}", 7, "steps"),
     "recording.RecordSpec": lambda text: RecordSpec(MAPS.concepts, tokens=text),
-    "output.render.blocks_by_steps name": lambda text: blocks_by_steps(SMALL_MAPS, text, 0),
-    "output.render.write": lambda text: write(PEN, (1, 9), text, 13, "lm"),
-    "output.render.length": lambda text: length(text, 13),
-    "output.render.font": lambda text: font(text, 13),
+    "output.render.draw_blocks_by_steps": lambda text: draw_blocks_by_steps(SMALL_MAPS, text, 0),
+    "output.fonts.draw_text": lambda text: draw_text(PEN, (1, 9), text, 13, "lm"),
+    "output.fonts.text_width": lambda text: text_width(text, 13),
+    "output.fonts.find_font": lambda text: find_font(text, 13),
     "texts.clean_text": lambda text: clean_text(text).encode("utf-8"),
     "texts.escape_text": lambda text: escape_text(text).encode("utf-8"),
     "texts.name_files": lambda text: [name.encode("utf-8") for name in name_files([text, text])],
@@ -279,9 +275,9 @@ def test_names_that_a_program_gives_are_drawn_and_described(text):
     concepts = ConceptSet((Concept(text, text), Concept("sun", "sun"), Concept("sky", "sky")))
     maps = soft_maps(1)
     maps = concept_maps(maps.maps, concepts, maps.grid)
-    describe(maps).encode("utf-8")
-    assert legend(maps, 0, 320).shape[1:] == (320, 3)
-    sheet(np.zeros((maps.grid.h, maps.grid.w, 3), np.uint8), maps, 0)
+    describe_presence(maps).encode("utf-8")
+    assert draw_legend(concepts, measure_presence(maps)[0], 320).shape[1:] == (320, 3)
+    RenderedMaps(maps).sheet()
     for name in name_files(list(concepts.names)):
         name.encode("utf-8")
 
@@ -292,7 +288,7 @@ def test_files_of_a_name_with_half_an_emoji(tmp_path):
     maps = soft_maps(1)
     maps = concept_maps(maps.maps, found, maps.grid)
     picture = np.zeros((maps.grid.h, maps.grid.w, 3), np.uint8)
-    report = export.save(tmp_path, picture, maps, 0, MaskSpec())
+    report = export.save_image_files(tmp_path, picture, maps, MaskSpec())
     assert [one["name"] for one in report["concepts"]] == list(found.names)
     assert json.loads((tmp_path / "labels.json").read_text("utf-8"))["0"]["name"] == "sky"
 

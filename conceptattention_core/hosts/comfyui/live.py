@@ -10,7 +10,7 @@ from torch import Tensor
 from ...concepts import ConceptSet
 from ...maps import ReadSpec, read_maps
 from ...masks import upsample
-from ...output.render import heat_map
+from ...output.render import draw_heat_map
 from ...recording import Recording
 from .store import Silence
 
@@ -52,13 +52,13 @@ class View:
         recording = heard()
         if isinstance(recording, Silence) or recording.steps[-1][1] != step:
             return
-        maps = read_maps(recording, ReadSpec(steps=str(step))).picture(0)
+        maps = read_maps(recording, ReadSpec(steps=str(step))).of_image(0)
         now = maps.of(self.live.name)
         self.count += 1
         mean = self.mean = now if self.mean is None else self.mean + (now - self.mean) / self.count
         shrink = min(1.0, MOST_PIXELS / max(maps.grid.h, maps.grid.w))
         size = (round(maps.grid.h * shrink), round(maps.grid.w * shrink))
         heat = upsample(mean[None], maps.grid, size)[0, 0]
-        picture = Image.fromarray(heat_map(heat, heat.min().item(), heat.max().item()))
+        picture = Image.fromarray(draw_heat_map(heat, heat.min().item(), heat.max().item()))
         bar = comfy.utils.ProgressBar(total)
         bar.update_absolute(step + 1, total, ("JPEG", picture, MOST_PIXELS))
