@@ -104,7 +104,7 @@ def upsample(maps: Tensor, grid: Grid, size: tuple[int, int] | None = None) -> T
     pixels = pixels[:, :, : grid.h, : grid.w]
     if size != (grid.h, grid.w):
         pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
-    return _within(pixels, maps)
+    return _clamp(pixels, maps)
 
 
 def sharpen(maps: ConceptMaps, image: Tensor, spec: MaskSpec = MaskSpec()) -> Tensor:
@@ -115,11 +115,13 @@ def sharpen(maps: ConceptMaps, image: Tensor, spec: MaskSpec = MaskSpec()) -> Te
     if not is_finite(image):
         raise ConceptAttentionError(f"The picture holds {NOT_FINITE}: it has no edges to follow.")
     h, w = image.shape[1:3]
-    pixels = upsample(maps.maps, maps.grid, (h, w))
-    guide = rearrange(image[..., :3], "b h w rgb -> b rgb h w").to(pixels).clamp(0, 1)
+    guide = rearrange(image[..., :3], "b h w rgb -> b rgb h w").to(maps.maps)
+    guide = guide.clone(memory_format=torch.contiguous_format).clamp_(0, 1)
     # a patch covers more pixels in a picture that was looked at in a smaller size
     radius = spec.radius or round(refine.RADIUS * max(1.0, h / maps.grid.h))
-    return _within(refine.follow_edges(pixels, guide, radius, spec.smoothness), maps.maps)
+    planes = (upsample(one, maps.grid, (h, w)) for one in maps.maps.split(1, dim=1))
+    sharp = refine.follow_edges_one_by_one(planes, guide, radius, spec.smoothness)
+    return _clamp(sharp, maps.maps)
 
 
 def draw(
@@ -239,6 +241,6 @@ def _contrast(mask: Tensor, contrast: float) -> Tensor:
     return torch.where((mask > 0) & (mask < 1), steeper, mask)
 
 
-def _within(pixels: Tensor, maps: Tensor) -> Tensor:
-    """No value beyond the map's own, else a map of one value has specks by rounding."""
-    return pixels.clamp(maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True))
+def _clamp(pixels: Tensor, maps: Tensor) -> Tensor:
+    """No value beyond the map's own, else a map of one value has specks by rounding. In place."""
+    return pixels.clamp_(maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True))
