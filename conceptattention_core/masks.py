@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,7 +108,7 @@ def upsample(maps: Tensor, grid: Grid, size: tuple[int, int] | None = None) -> T
     pixels = pixels[:, :, : grid.h, : grid.w]
     if size != (grid.h, grid.w):
         pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
-    return _within(pixels, maps)
+    return _clamp(pixels, maps)
 
 
 def sharpen(maps: ConceptMaps, image: Tensor, spec: MaskSpec = MaskSpec()) -> Tensor:
@@ -115,18 +116,26 @@ def sharpen(maps: ConceptMaps, image: Tensor, spec: MaskSpec = MaskSpec()) -> Te
 
     Of `spec` the radius and the smoothness count.
     """
-    pixels = upsample(maps.maps, maps.grid, (image.shape[1], image.shape[2]))
-    return follow_image(pixels, maps, image, spec)
+    size = (image.shape[1], image.shape[2])
+    planes = (upsample(one, maps.grid, size) for one in maps.maps.split(1, dim=1))
+    return _follow(planes, maps, image, spec)
 
 
 def follow_image(pixels: Tensor, maps: ConceptMaps, image: Tensor, spec: MaskSpec) -> Tensor:
     """Maps that are on pixels `b c h w` already, with the edges of their images `b h w rgb`."""
+    return _follow(pixels.split(1, dim=1), maps, image, spec)
+
+
+def _follow(planes: Iterable[Tensor], maps: ConceptMaps, image: Tensor, spec: MaskSpec) -> Tensor:
+    """The same of one concept after another, `b 1 h w` each: a large image bounds the memory."""
     if not is_finite(image):
         raise ConceptAttentionError(f"The image holds {NOT_FINITE}: it has no edges to follow.")
-    guide = rearrange(image[..., :3], "b h w rgb -> b rgb h w").to(pixels).clamp(0, 1)
+    guide = rearrange(image[..., :3], "b h w rgb -> b rgb h w").to(maps.maps)
+    guide = guide.clone(memory_format=torch.contiguous_format).clamp_(0, 1)
     # a patch covers more pixels in an image that the model saw in a smaller size
     radius = spec.radius or round(refine.RADIUS * max(1.0, image.shape[1] / maps.grid.h))
-    return _within(refine.follow_edges(pixels, guide, radius, spec.smoothness), maps.maps)
+    sharp = refine.follow_edges_one_by_one(planes, guide, radius, spec.smoothness)
+    return _clamp(sharp, maps.maps)
 
 
 def draw_masks(
@@ -247,6 +256,6 @@ def _contrast(mask: Tensor, contrast: float) -> Tensor:
     return torch.where((mask > 0) & (mask < 1), steeper, mask)
 
 
-def _within(pixels: Tensor, maps: Tensor) -> Tensor:
-    """No value beyond the map's own, else a map of one value has specks by rounding."""
-    return pixels.clamp(maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True))
+def _clamp(pixels: Tensor, maps: Tensor) -> Tensor:
+    """No value beyond the map's own, else a map of one value has specks by rounding. In place."""
+    return pixels.clamp_(maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True))

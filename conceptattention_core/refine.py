@@ -5,7 +5,7 @@ Within a window a map is replaced by the linear function of the picture's colour
 best, so it changes where the picture does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -28,20 +28,30 @@ def follow_edges(
 
     Maps that sum to 1 at each pixel still do. A smoothness beyond LEAST and MOST counts as these.
     """
+    return follow_edges_one_by_one(maps.split(1, dim=1), image, radius, smoothness)
+
+
+def follow_edges_one_by_one(
+    planes: Iterable[Tensor], image: Tensor, radius: int = RADIUS, smoothness: float = SMOOTHNESS
+) -> Tensor:
+    """The same of maps `b 1 h w` that come one by one: of large pictures all are much memory."""
     smoothness = min(max(smoothness, LEAST), MOST)
     stride = max(1, radius // 4)  # windows are far larger than a pixel: what they say is smooth
     h, w = image.shape[-2:]
     small = (-(-h // stride), -(-w // stride))
     image = image.float().contiguous()
-    guide, heat = (F.interpolate(x, size=small, mode="area") for x in (image, maps.float()))
+    guide = F.interpolate(image, size=small, mode="area")
+    heat = torch.cat([F.interpolate(x.float(), size=small, mode="area") for x in planes], dim=1)
     slopes, offsets = _fit(guide, heat, max(1, round(radius / stride)), smoothness)
-    sharp = torch.empty_like(maps, dtype=torch.float32)
-    for c in range(maps.shape[1]):  # one at a time: three full-size planes for each
-        lines = torch.cat([slopes[:, c], offsets[:, c, None]], dim=1)
-        lines = F.interpolate(lines, size=(h, w), mode="bilinear", align_corners=False)
-        sharp[:, c] = lines[:, 3]
+    sharp = torch.empty(len(image), heat.shape[1], h, w, device=image.device)
+    for c in range(heat.shape[1]):
+
+        def enlarge(line: Tensor) -> Tensor:
+            return F.interpolate(line[:, None], size=(h, w), mode="bilinear", align_corners=False)
+
+        sharp[:, c] = enlarge(offsets[:, c])[:, 0]
         for colour in range(3):
-            sharp[:, c].addcmul_(lines[:, colour], image[:, colour])
+            sharp[:, c].addcmul_(enlarge(slopes[:, c, colour])[:, 0], image[:, colour])
     return sharp
 
 
