@@ -26,6 +26,8 @@ LAYERS = {
     "__init__": {"nodes"},
     "nodes": {CORE, COMFYUI},
     CORE: set(),
+    f"{CORE}.__init__": {CORE, f"{CORE}.api"},
+    f"{CORE}.api": {CORE, CLI, DIFFUSERS},
     f"{CORE}.hosts": set(),
     COMFYUI: {CORE},
     DIFFUSERS: {CORE},
