@@ -45,6 +45,7 @@ FOREIGN = {
     COMFYUI: {"diffusers"},
     DIFFUSERS: COMFYUI_MODULES,
     CLI: COMFYUI_MODULES,
+    f"{CORE}.api": COMFYUI_MODULES,
 }
 OWN_NAMES = {"conceptattention", CORE, "demo", "tests"}
 # From a clone of the repository, the command evaluate draws the demo's scenes.
