@@ -25,14 +25,22 @@ from typing import TYPE_CHECKING, Any
 from .texts import escape_text
 
 if TYPE_CHECKING:
+    from .api import RecordedRun as RecordedRun
+    from .api import Results as Results
+    from .api import evaluate as evaluate
+    from .api import generate as generate
+    from .api import locate as locate
+    from .api import record as record
+    from .api import segment as segment
     from .attention import Method as Method
     from .concepts import Concept as Concept
     from .concepts import ConceptSet as ConceptSet
     from .concepts import parse as parse
     from .locating import LocateSpec as LocateSpec
     from .maps import ConceptMaps as ConceptMaps
+    from .maps import ReadSpec as ReadSpec
     from .maps import presence as presence
-    from .maps import reduce as reduce
+    from .maps import read_maps as read_maps
     from .masks import MaskSpec as MaskSpec
     from .masks import draw as draw
     from .recording import Recording as Recording
@@ -41,14 +49,22 @@ if TYPE_CHECKING:
     __version__: str
 
 _PUBLIC = {
+    "record": "api",
+    "locate": "api",
+    "generate": "api",
+    "segment": "api",
+    "evaluate": "api",
+    "RecordedRun": "api",
+    "Results": "api",
     "Method": "attention",
     "Concept": "concepts",
     "ConceptSet": "concepts",
     "parse": "concepts",
     "LocateSpec": "locating",
     "ConceptMaps": "maps",
+    "ReadSpec": "maps",
     "presence": "maps",
-    "reduce": "maps",
+    "read_maps": "maps",
     "MaskSpec": "masks",
     "draw": "masks",
     "Recording": "recording",

@@ -8,9 +8,11 @@ from . import ConceptAttentionError
 from .attention import Method
 from .concepts import ConceptSet, parse
 from .locating import LocateSpec
+from .maps import ReadSpec
+from .ranges import DEEP
 from .recording import RecordSpec
 
-Spec = TypeVar("Spec", RecordSpec, LocateSpec)
+Spec = TypeVar("Spec", RecordSpec, LocateSpec, ReadSpec)
 
 
 class RecordFields(TypedDict, total=False):
@@ -30,6 +32,21 @@ class LocateFields(TypedDict, total=False):
     samples: int
     seed: int
     megapixels: float
+
+
+class FindFields(RecordFields, LocateFields, total=False):
+    """Those of RecordSpec but the concepts, and those of LocateSpec."""
+
+
+class ReadFields(TypedDict, total=False):
+    """Those of ReadSpec."""
+
+    steps: str
+    blocks: str
+    order: str
+    temperature: float
+    scale: str
+    space: str | None
 
 
 def record_spec(
@@ -52,9 +69,30 @@ def record_spec(
     return change(RecordSpec(concepts), given or {})
 
 
+def locate_specs(
+    concepts: str | ConceptSet | RecordSpec, background: bool, given: Mapping[str, Any]
+) -> tuple[RecordSpec, LocateSpec]:
+    """What is looked for in an image, and how; `given` holds fields of both.
+
+    Unless they are given, the blocks are those that `ReadSpec` reads: nothing after them runs.
+    """
+    recording, looking = (names(spec) for spec in (RecordSpec, LocateSpec))
+    check_names(given, [*recording, *looking])
+    own = {name: value for name, value in given.items() if name in recording}
+    if not isinstance(concepts, RecordSpec):
+        own = {"blocks": DEEP, **own}
+    how = {name: value for name, value in given.items() if name in looking}
+    return record_spec(concepts, background, own), LocateSpec(**how)
+
+
+def names(spec: type) -> list[str]:
+    """The fields of a spec that may be given by name."""
+    return [field.name for field in fields(spec) if field.name != "concepts"]
+
+
 def change(spec: Spec, given: Mapping[str, Any]) -> Spec:
     """`spec` with some fields changed, by name."""
-    check_names(given, [field.name for field in fields(spec)])
+    check_names(given, names(type(spec)))
     return replace(spec, **given)
 
 

@@ -26,6 +26,8 @@ LAYERS = {
     "__init__": {"nodes"},
     "nodes": {CORE, COMFYUI},
     CORE: set(),
+    f"{CORE}.__init__": {CORE, f"{CORE}.api"},
+    f"{CORE}.api": {CORE, CLI, DIFFUSERS},
     f"{CORE}.hosts": set(),
     COMFYUI: {CORE},
     DIFFUSERS: {CORE},
@@ -43,6 +45,7 @@ FOREIGN = {
     COMFYUI: {"diffusers"},
     DIFFUSERS: COMFYUI_MODULES,
     CLI: COMFYUI_MODULES,
+    f"{CORE}.api": COMFYUI_MODULES,
 }
 OWN_NAMES = {"conceptattention", CORE, "demo", "tests"}
 # From a clone of the repository, the command evaluate draws the demo's scenes.

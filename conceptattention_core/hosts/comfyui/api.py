@@ -21,11 +21,9 @@ from torch import Tensor
 from ... import ConceptAttentionError
 from ... import __getattr__ as _find_public_name
 from ...concepts import ConceptSet
-from ...locating import LocateSpec
-from ...maps import ConceptMaps, reduce
-from ...ranges import DEEP
+from ...maps import ConceptMaps, ReadSpec, read_maps
 from ...recording import RecordSpec
-from ...specs import RecordFields, record_spec
+from ...specs import FindFields, ReadFields, RecordFields, change, locate_specs, record_spec
 from . import locate as locating
 from . import patch
 from .store import STORE
@@ -55,15 +53,17 @@ def record(
     return patch.record(model, clip, record_spec(concepts, background, fields))
 
 
-def maps_of(latent: Any, model: ModelPatcher | None = None, **reading: Any) -> ConceptMaps:
+def maps_of(
+    latent: Any, model: ModelPatcher | None = None, **reading: "Unpack[ReadFields]"
+) -> ConceptMaps:
     """The maps of a LATENT (or its samples, `b ...`) that a recorded MODEL made.
 
-    `model` is the recorded one that is meant, where several made the very same latent. How the
-    recording is read may be given as keywords, as for `maps.reduce`.
+    `model` is the recorded one that is meant, where several made the very same latent. Fields of
+    ReadSpec may be given as keywords.
     """
     samples: Tensor = latent["samples"] if isinstance(latent, dict) else latent
     spec = None if model is None else patch.spec_of(model)
-    return reduce(STORE.find(samples, spec), **reading)
+    return read_maps(STORE.find(samples, spec), change(ReadSpec(), reading))
 
 
 def locate(
@@ -72,15 +72,17 @@ def locate(
     vae: Any,
     image: Tensor,
     concepts: str | ConceptSet | RecordSpec,
-    how: LocateSpec | None = None,
     *,
     background: bool = False,
-    **fields: "Unpack[RecordFields]",
+    **fields: "Unpack[FindFields]",
 ) -> ConceptMaps:
-    """The maps of an IMAGE `b h w rgb`, 0..1, that exists already, as Locate Concepts has them."""
-    spec = record_spec(concepts, background, {"blocks": DEEP, **fields})
-    recording = locating.locate(model, clip, vae, image, spec, how or LocateSpec())
-    return reduce(recording, blocks="all")
+    """The maps of an IMAGE `b h w rgb`, 0..1, that exists already, as Locate Concepts has them.
+
+    Fields of RecordSpec and of LocateSpec may be given as keywords.
+    """
+    spec, how = locate_specs(concepts, background, fields)
+    recording = locating.locate(model, clip, vae, image, spec, how)
+    return read_maps(recording, ReadSpec(blocks="all"))
 
 
 def __getattr__(name: str) -> Any:
