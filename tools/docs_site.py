@@ -4,7 +4,8 @@ The pages read well on their own, as links. On the site
 
     [source: step](../conceptattention_core/attention.py)    becomes the code of `step`,
     [source](../tests/comfyui/tiny/auraflow.py)              the whole file,
-    [include](../web/docs/ConceptAttentionMasks.md)          that document, one heading deeper,
+    [include](../CONTRIBUTING.md)                            that document, as it is,
+    [include text](../web/docs/ConceptAttentionMasks.md)     that document without its title,
 
 where such a link stands alone on its line, and other links that leave docs/ lead to copies in
 files/. A name that the source does not have, or a file that is not there, ends the build.
@@ -21,27 +22,30 @@ DOCS = ROOT / "docs"
 COPIES = "files"
 
 SOURCE = re.compile(r"^\[source(?:: (?P<names>[\w., ]+))?\]\((?P<link>[^)]+)\)$", re.MULTILINE)
-INCLUDE = re.compile(r"^\[include(?:: [^\]]+)?\]\((?P<link>[^)]+\.md)\)$", re.MULTILINE)
+INCLUDE = re.compile(r"^\[include(?P<text> text)?\]\((?P<link>[^)]+\.md)\)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!\w+:|#)(?P<link>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 LANGUAGES = {".py": "python", ".json": "json", ".toml": "toml", ".yml": "yaml"}
 
 
 def expand(markdown: str, folder: Path) -> str:
     """The text of a document in `folder` with sources and other documents in their places."""
-    markdown = INCLUDE.sub(lambda found: _include(folder / found["link"], folder), markdown)
+
+    def include(found: re.Match[str]) -> str:
+        text = _read_from(folder / found["link"], folder)
+        return text.partition("\n")[2].strip() if found["text"] else text
+
+    markdown = INCLUDE.sub(include, markdown)
     return SOURCE.sub(lambda found: _source(folder / found["link"], found["names"]), markdown)
 
 
-def _include(file: Path, folder: Path) -> str:
-    """A document one heading deeper, its links as seen from `folder`."""
-    text = file.read_text(encoding="utf-8")
-    text = re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
+def _read_from(file: Path, folder: Path) -> str:
+    """A document, its links as seen from `folder`."""
 
     def move(found: re.Match[str]) -> str:
         target = os.path.relpath((file.parent / found["link"]).resolve(), folder)
         return f"]({target.replace(os.sep, '/')}{found['anchor'] or ''})"
 
-    return LINK.sub(move, text).strip()
+    return LINK.sub(move, file.read_text(encoding="utf-8")).strip()
 
 
 def _source(file: Path, names: str | None) -> str:
@@ -95,7 +99,9 @@ def on_files(files: Any, config: Any) -> Any:
         if not file.is_file():
             raise FileNotFoundError(f"docs/ links to {file.relative_to(ROOT)}, which is no file")
         if file.suffix == ".md":
-            raise ValueError(f"docs/ links to {file.relative_to(ROOT)}: make a page that includes it")
+            raise ValueError(
+                f"docs/ links to {file.relative_to(ROOT)}: make a page that includes it"
+            )
         name = f"{COPIES}/{file.relative_to(ROOT).as_posix()}"
         files.append(File.generated(config, name, content=file.read_bytes()))
     return files
