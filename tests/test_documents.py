@@ -15,6 +15,7 @@ ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.
 RESULTS = ROOT / "demo" / "results"
 BENCH = ROOT / "bench" / "results"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
+HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "demo/README.md")),
     *DOCS,
@@ -192,7 +193,7 @@ def test_the_readme_counts_the_families():
 
 def test_there_is_a_picture_and_a_help_text_for_every_node():
     page = read_page("nodes.md")
-    nodes = sorted(file.stem for file in (ROOT / "web" / "docs").glob("*.md"))
+    nodes = [file.stem for file in HELP]
     assert len(nodes) >= 19
     for node in nodes:
         title = read(ROOT / "web" / "docs" / f"{node}.md").partition("\n")[0].removeprefix("# ")
@@ -228,7 +229,7 @@ METAPHORS = re.compile(
 )
 
 
-@pytest.mark.parametrize("file", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS])
+@pytest.mark.parametrize("file", [*DOCUMENTS[:2], *DOCS, *HELP], ids=lambda file: file.stem)
 def test_documents_use_the_words_of_the_field(file):
     text = re.sub(r"```.*?```|`[^`]*`", "", read(file), flags=re.DOTALL)
     text = text.replace("Riding equals being the prompt", "").replace('Why "riding"?', "")
