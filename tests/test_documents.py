@@ -283,26 +283,15 @@ def test_every_row_of_a_page_has_a_test_that_shows_it(page, what, least):
 LINK = re.compile(r"\]\(((?!https?:|#)[^)#]+)")
 
 
-def tracked(*options: str) -> set[str]:
+@pytest.fixture(scope="module")
+def kept() -> set[Path]:
+    """The files that git has or would take."""
     git = shutil.which("git")
     if not git or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    listing = [git, "ls-files", "-z", "--cached", *options]
-    return set(subprocess.check_output(listing, cwd=ROOT, text=True).split("\0")) - {""}
-
-
-@pytest.fixture(scope="module")
-def files() -> set[Path]:
-    """What git has."""
-    return {ROOT / name for name in tracked()}
-
-
-@pytest.fixture(scope="module")
-def shipped(files: set[Path]) -> set[Path]:
-    """What the Comfy Registry's download has: what git has, but for .comfyignore."""
-    dropped = tracked("--ignored", f"--exclude-from={ROOT / '.comfyignore'}")
-    assert dropped
-    return files - {ROOT / name for name in dropped}
+    listing = [git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.check_output(listing, cwd=ROOT, text=True).split("\0")
+    return {ROOT / name for name in names if name and (ROOT / name).exists()}
 
 
 def reaches(target: Path, files: set[Path]) -> bool:
@@ -310,9 +299,9 @@ def reaches(target: Path, files: set[Path]) -> bool:
 
 
 @each_document
-def test_links_lead_to_files_of_the_repository(files, file):
+def test_links_lead_to_files_of_the_repository(kept, file):
     targets = {link: (file.parent / link).resolve() for link in LINK.findall(read(file))}
-    assert [link for link, target in targets.items() if not reaches(target, files)] == []
+    assert [link for link, target in targets.items() if not reaches(target, kept)] == []
 
 
 def test_every_model_graph_is_offered():
@@ -320,13 +309,6 @@ def test_every_model_graph_is_offered():
     graphs = sorted((ROOT / "workflows" / "models").glob("*.json"))
     assert len(graphs) > 20
     assert [one.name for one in graphs if f"workflows/models/{one.name}" not in page] == []
-
-
-def test_the_pack_is_shipped_whole_and_its_workshop_is_not(shipped):
-    for name in ("__init__.py", "nodes", "web", "locales", "workflows", "subgraphs", "demo/model"):
-        assert reaches(ROOT / name, shipped), name
-    for name in ("tests", ".github", ".ci", ".pre-commit-config.yaml", "docs/make_images.py"):
-        assert not reaches(ROOT / name, shipped), name
 
 
 def test_every_picture_of_the_documents_is_shown_somewhere():

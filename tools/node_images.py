@@ -1,6 +1,6 @@
 """Remake docs/images/nodes/*.jpg: each node as it looks on ComfyUI's page after a run.
 
-    python tools/make_node_images.py [Record Maps ...]
+    python tools/node_images.py [Record Maps ...]
 
 It runs in ComfyUI's Python with playwright at hand; COMFYUI_PATH names ComfyUI, COMFYUI_BROWSER a
 Chromium. The nodes are those of the gallery's workflows, run with the demo model.
