@@ -168,6 +168,14 @@ def test_code_that_is_not_there_is_an_error(site):
         site.expand("[source: step_by_step](../conceptattention_core/attention.py)", ROOT / "docs")
 
 
+def test_the_reference_names_what_there_is(site):
+    named = re.findall(r"^::: (\S+)\.(\w+)$", read_page("reference.md"), re.MULTILINE)
+    assert len(named) > 7
+    for module, name in named:
+        file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        assert site.find_source(read(file), name)
+
+
 def test_links_of_the_site_leave_docs_for_copies(site):
     found = site.outside("[a](house.md) [b](../run.py) [c](https://x.org) [d](#e)", ROOT / "docs")
     assert found == {"../run.py": ROOT / "run.py"}
