@@ -4,6 +4,7 @@ The pages read well on their own, as links. On the site
 
     [source: step](../conceptattention_core/attention.py)    becomes the code of `step`,
     [source](../tests/comfyui/tiny/auraflow.py)              the whole file,
+    [lines: AuraFlow](../bench/families.py)                  a diff that adds its lines of that name,
     [include](../CONTRIBUTING.md)                            that document, as it is,
     [include text](../web/docs/ConceptAttentionMasks.md)     that document without its title,
 
@@ -23,6 +24,7 @@ COPIES = "files"
 
 SOURCE = re.compile(r"^\[source(?:: (?P<names>[\w., ]+))?\]\((?P<link>[^)]+)\)$", re.MULTILINE)
 INCLUDE = re.compile(r"^\[include(?P<text> text)?\]\((?P<link>[^)]+\.md)\)$", re.MULTILINE)
+LINES = re.compile(r"^\[lines: (?P<word>\w+)\]\((?P<link>[^)]+)\)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!\w+:|#)(?P<link>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 LANGUAGES = {".py": "python", ".json": "json", ".toml": "toml", ".yml": "yaml"}
 
@@ -35,6 +37,7 @@ def expand(markdown: str, folder: Path) -> str:
         return text.partition("\n")[2].strip() if found["text"] else text
 
     markdown = INCLUDE.sub(include, markdown)
+    markdown = LINES.sub(lambda found: _lines(folder / found["link"], found["word"]), markdown)
     return SOURCE.sub(lambda found: _source(folder / found["link"], found["names"]), markdown)
 
 
@@ -55,6 +58,23 @@ def _source(file: Path, names: str | None) -> str:
         text = "\n\n\n".join(find_source(text, name.strip()) for name in names.split(","))
     title = file.relative_to(ROOT).as_posix()
     return f'````{LANGUAGES.get(file.suffix, "text")} title="{title}"\n{text.strip()}\n````'
+
+
+def _lines(file: Path, word: str) -> str:
+    """The lines with a word, as a diff that adds them between their neighbours."""
+    file = file.resolve()
+    lines = file.read_text(encoding="utf-8").splitlines()
+    added = {i for i, line in enumerate(lines) if re.search(rf"\b{word}\b", line)}
+    if not added:
+        raise LookupError(f"no '{word}' in {file.name}")
+    shown = sorted({at for i in added for at in (i - 1, i, i + 1) if 0 <= at < len(lines)})
+    parts: list[str] = []
+    for before, at in zip([-1, *shown], shown):
+        if at > before + 1:
+            parts.append("@@")
+        parts.append(f"{'+' if at in added else ' '}{lines[at]}")
+    title = file.relative_to(ROOT).as_posix()
+    return "\n".join([f'````diff title="{title}"', *parts, "````"])
 
 
 def find_source(text: str, name: str) -> str:
