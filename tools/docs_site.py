@@ -4,7 +4,7 @@ The pages read well on their own, as links. On the site
 
     [source: step](../conceptattention_core/attention.py)    becomes the code of `step`,
     [source](../tests/comfyui/tiny/auraflow.py)              the whole file,
-    [lines: AuraFlow](../bench/families.py)                  a diff that adds its lines of that name,
+    [lines: AuraFlow](../bench/families.py)                  a diff that adds its lines of a name,
     [include](../CONTRIBUTING.md)                            that document, as it is,
     [include text](../web/docs/ConceptAttentionMasks.md)     that document without its title,
 
