@@ -178,13 +178,17 @@ def check_registry(words: list[str], toy: Path) -> None:
 def check_tool(words: list[str], toy: Path) -> None:
     """It checks or builds the whole repository, which continuous integration does."""
     places = [ROOT / "run.py", *(ROOT / ".github" / "workflows").glob("*.yml")]
-    assert any(words[0] in file.read_text(encoding="utf-8") for file in places)
+    assert any(
+        words[-1 if words[0] == "python" else 0] in file.read_text(encoding="utf-8")
+        for file in places
+    )
 
 
 RUN: dict[str, Callable[[list[str], Path], None]] = {
     "conceptattention ": run_command,
     "python -m conceptattention_core ": run_command,
     "python run.py demo": run_demo,
+    "python run.py check": check_tool,
     "python run.py test": check_selection,
     "pip install ": check_requirements,
     "python -m demo.": check_module,
