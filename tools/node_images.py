@@ -35,7 +35,7 @@ ROOM = 240  # pixels that a preview needs below the widgets
 LOOK_AT = """([kind, room]) => {
     const node = app.graph.nodes.find(node => node.type === kind);
     const {ds} = app.canvas;
-    node.pos = [20000, 20000];  // nothing lies there
+    node.pos = [20000 + 5000 * node.id, 20000];  // nothing lies there
     if (node.imgs?.length) {
         const [, least] = node.computeSize();
         if (node.size[1] < least + room) node.setSize([node.size[0], least + room]);
