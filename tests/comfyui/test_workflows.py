@@ -145,11 +145,6 @@ def served(request, known) -> Path:
     return request.param
 
 
-def test_the_readme_offers_the_graph_of_every_model():
-    readme = (WORKFLOWS.parent / "README.md").read_text(encoding="utf-8")
-    assert [file.name for file in MODELS if f"workflows/models/{file.name}" not in readme] == []
-
-
 def test_nodes_inputs_and_values_are_accepted(known, served):
     for shown in read(served)["nodes"]:
         if shown["type"] in NOTES:
