@@ -19,9 +19,9 @@ from diffusers import FluxTransformer2DModel
 
 from conceptattention_core.attention import token_mean
 from conceptattention_core.concepts import parse
+from conceptattention_core.forward import StopForward
 from conceptattention_core.hosts.diffusers.flux import Flux
 from conceptattention_core.hosts.diffusers.patch import Ears, Forward, Tour, hang_on_blocks
-from conceptattention_core.locating import Enough
 from conceptattention_core.recording import Grid, RecordSpec
 
 RESULTS = Path(__file__).parent / "results"
@@ -69,7 +69,7 @@ def measure(hidden: int, side: int, rounds: int, blocks: int) -> dict[str, list[
         ears.forward = Forward(tour, grid, transformer, call, 1, stops=True)
         try:
             transformer(**call)
-        except Enough:
+        except StopForward:
             pass
         finally:
             for handle in handles:

@@ -30,7 +30,7 @@ class ImageVectors:
     keys: Tensor  # b head p d
     values: Tensor  # b head p d
     outputs: Tensor  # b p (head d)
-    unplaced_queries: Callable[[], Tensor]  # b head p d, before positions; asked for on demand
+    queries_before_rope: Callable[[], Tensor]  # b head p d, before positions; asked for on demand
     queries: Callable[[], Tensor]  # b head p d, positions applied; asked for on demand
 
 
@@ -53,8 +53,8 @@ class JointBlock(Protocol):
         """
         ...
 
-    def place(self, heads: Tensor) -> Tensor:
-        """Queries or keys `b head t d` at the positions where concepts stand among the text."""
+    def apply_rope(self, heads: Tensor) -> Tensor:
+        """Queries or keys `b head t d`, rotated to where concepts stand in the text."""
         ...
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def _score_outputs(concepts: ConceptVectors, image: ImageVectors, mean: Tensor) 
 def _score_cross_attention(concepts: ConceptVectors, image: ImageVectors, mean: Tensor) -> Tensor:
     """The paper's comparison: concept key, image query before positions, mean over heads."""
     heads = concepts.keys.shape[1]
-    return _similarity(mean @ _merge(concepts.keys), _merge(image.unplaced_queries())) / heads
+    return _similarity(mean @ _merge(concepts.keys), _merge(image.queries_before_rope())) / heads
 
 
 def _score_values(concepts: ConceptVectors, image: ImageVectors, mean: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ MOST_BOUNCES = 3
 
 @dataclass(frozen=True)
 class Method:
-    """How concepts ride and where they are compared. The defaults are the paper's."""
+    """What concepts attend to and where they are compared. The defaults are the paper's."""
 
     attend: str = "concepts and image"
     space: str = "output"
@@ -156,11 +156,11 @@ def step(
     vectors because the score is linear in them.
     """
     q, k, v = block.heads(concepts)
-    placed, k, v = (_ungroup(x, q) for x in (block.place(k), k, v))
+    rotated, k, v = (_ungroup(x, q) for x in (block.apply_rope(k), k, v))
     image = replace(image, keys=_ungroup(image.keys, q), values=_ungroup(image.values, q))
-    attended = _merge(ATTEND[method.attend](block.place(q), placed, v, image))
-    riders = ConceptVectors(k, v, attended)
-    scores = SPACES[method.space](riders, image, mean.to(attended))
+    attended = _merge(ATTEND[method.attend](block.apply_rope(q), rotated, v, image))
+    vectors = ConceptVectors(k, v, attended)
+    scores = SPACES[method.space](vectors, image, mean.to(attended))
     if method.bounces:
         scores = propagate(scores, image, method.bounces)
     return block.update(concepts, attended), scores

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from . import ConceptAttentionError
 from .concepts import split
+from .forward import StopForward
 from .texts import clean_text
 
 MEGAPIXELS = 1.0
 
 
-class Enough(Exception):  # noqa: N818 - a signal, no error
-    """Ends a call of the model once its last block of interest has been heard."""
+Enough = StopForward  # the name that the diffusers host still uses
 
 
 @dataclass(frozen=True)

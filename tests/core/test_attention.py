@@ -34,7 +34,7 @@ class Block:
         self.seen.append(concepts)
         return self.q, self.k, self.v
 
-    def place(self, heads):
+    def apply_rope(self, heads):
         return heads
 
     def update(self, concepts, attended):
@@ -93,7 +93,7 @@ def scores_by_hand(block: Block, image: ImageVectors, attended: Tensor, space: s
         elif space == "value":
             score = sum(float(block.v[b, h, t] @ image.values[b, h, p]) for h in range(HEADS))
         else:
-            queries = image.unplaced_queries()
+            queries = image.queries_before_rope()
             score = sum(float(block.k[b, h, t] @ queries[b, h, p]) for h in range(HEADS)) / HEADS
         out[b, OWNERS[t], p] += score / OWNERS.count(OWNERS[t])
     return out

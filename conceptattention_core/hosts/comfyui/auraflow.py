@@ -79,7 +79,7 @@ class AuraBlock:
         q, k, v = (rearrange(x, "b t head d -> b head t d") for x in (q, k, v))
         return q, k, v
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return heads
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class BooguBlock:
             project.instruct_to_v(modulated),
         )
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return place(heads, self.turns)
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

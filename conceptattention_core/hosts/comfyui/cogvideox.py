@@ -93,7 +93,7 @@ class CogBlock:
         )
         return self.block.norm_q(q), self.block.norm_k(k), v
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return heads
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

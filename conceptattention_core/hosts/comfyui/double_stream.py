@@ -53,7 +53,7 @@ class DoubleStream:
         q, k = self.block.txt_attn.norm(q, k, v)
         return q, k, v
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return heads if self.turns is None else place(heads, self.turns)
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class ErnieRide:
             keys=_place(own.norm_k(keys), at),
             values=values,
             outputs=outputs,
-            unplaced_queries=lambda: own.norm_q(queries),
+            queries_before_rope=lambda: own.norm_q(queries),
             queries=lambda: _place(own.norm_q(queries), at),
         )
 
@@ -118,7 +118,7 @@ class ErnieBlock:
         )
         return own.norm_q(q), own.norm_k(k), v
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return _place(heads, self.turns)
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class IdeogramBlock:
         )
         return own.norm_q(q), own.norm_k(k), v
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return in_halves(place(in_pairs(heads), self.turns))
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

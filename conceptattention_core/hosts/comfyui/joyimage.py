@@ -95,7 +95,7 @@ class JoyBlock:
         )
         return own.txt_attn_q_norm(q), own.txt_attn_k_norm(k), v
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return heads
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class KreaBlock:
         q, k = own.qknorm(q, k)
         return q, k, v
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return heads
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class LuminaBlock:
         q, k, v = heads.split([own.n_local_heads, own.n_kv_heads, own.n_kv_heads], dim=1)
         return own.q_norm(q), own.k_norm(k), v
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return place(heads, self.turns)
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

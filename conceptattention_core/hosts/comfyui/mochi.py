@@ -93,7 +93,7 @@ class MochiBlock:
         )
         return own.q_norm_y(q), own.k_norm_y(k), v
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return heads
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

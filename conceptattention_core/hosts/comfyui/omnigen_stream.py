@@ -74,7 +74,7 @@ class OmniGenBlock:
         modulated = self.block.norm1.norm(concepts) * (1 + self.scale)
         return text_heads(own, own.to_q(modulated), own.to_k(modulated), own.to_v(modulated))
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return place(heads, self.turns)
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

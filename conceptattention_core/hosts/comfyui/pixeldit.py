@@ -99,7 +99,7 @@ class PixelBlock:
         )
         return own.q_norm_y(q), own.k_norm_y(k), v
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return place(heads, self.turns)
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class QwenBlock:
         own = self.block.attn
         return own.add_q_proj(modulated), own.add_k_proj(modulated), own.add_v_proj(modulated)
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return heads if self.turns is None else place(heads, self.turns)
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

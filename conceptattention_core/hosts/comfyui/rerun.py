@@ -284,7 +284,7 @@ class RerunBlock:
         text = self._text(concepts)
         return q[:, :, text], k[:, :, text], v[:, :, text]
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return heads  # as the block gives them, they have their positions
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

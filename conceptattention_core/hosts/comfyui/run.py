@@ -234,7 +234,7 @@ class Forward:
                 keys=self.positive(k)[:, :, patches],
                 values=self.positive(v)[:, :, patches],
                 outputs=self.positive(out)[:, patches],
-                unplaced_queries=lambda: ride.unplaced(self.positive(q)[:, :, patches], patches),
+                queries_before_rope=lambda: ride.unplaced(self.positive(q)[:, :, patches], patches),
                 queries=lambda: self.positive(q)[:, :, patches],
             ),
         )

@@ -105,7 +105,7 @@ class SD3Block:
         q, k = (rearrange(x, "b t (head d) -> b head t d", head=head) for x in (q, k))
         return q, k, rearrange(v, "b t head d -> b head t d")
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return heads
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

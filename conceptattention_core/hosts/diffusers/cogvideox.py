@@ -159,7 +159,7 @@ class CogBlock:
         q, k, v = (split(x, attention) for x in projected)
         return normed(attention.norm_q, q), normed(attention.norm_k, k), v
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return heads
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

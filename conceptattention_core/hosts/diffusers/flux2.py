@@ -144,7 +144,7 @@ class Flux2Block:
         modulated = self.block.norm1_context(concepts) * (1 + self.scale) + self.shift
         return text_heads(self.block.attn, modulated)
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         place: Any = apply_rotary_emb
         return place(heads, self.waves)
 

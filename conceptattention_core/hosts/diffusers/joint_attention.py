@@ -38,7 +38,7 @@ def image_vectors(
         keys=place(normed(attention.norm_k, k)),
         values=v,
         outputs=outputs,
-        unplaced_queries=lambda: normed(attention.norm_q, q),
+        queries_before_rope=lambda: normed(attention.norm_q, q),
         queries=lambda: place(normed(attention.norm_q, q)),
     )
 
@@ -56,7 +56,7 @@ class TextSide:
         modulated, *self.gates = self.block.norm1_context(concepts, emb=self.temb)
         return text_heads(self.block.attn, modulated)
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return heads  # at the origin
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class QwenBlock:
         modulated = self.block.txt_norm1(concepts) * (1 + self.scale) + self.shift
         return text_heads(self.block.attn, modulated)
 
-    def place(self, heads: Tensor) -> Tensor:
+    def apply_rope(self, heads: Tensor) -> Tensor:
         return turn(heads, self.turns)
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:

@@ -241,7 +241,7 @@ def test_the_image_vectors_are_those_of_the_ordinary_attention(pipe, tiny, steps
             for theirs in joint
             for patches in (slice(grid.patches), slice(-grid.patches, None))
         )
-        lengths = (q.norm(dim=-1) for q in (image.unplaced_queries(), image.queries()))
+        lengths = (q.norm(dim=-1) for q in (image.queries_before_rope(), image.queries()))
         torch.testing.assert_close(*lengths)
 
 
