@@ -87,7 +87,7 @@ def papers_way(model, clip, words: list[str], kept: list[torch.Tensor]):
     import torch.nn.functional as F
     from einops import rearrange
 
-    from conceptattention_core.hosts.comfyui.flux import Flux
+    from conceptattention_core.hosts.comfyui.families.flux import Flux
 
     family, network = Flux(), model.get_model_object("diffusion_model")
     rows = torch.cat([own[:1] for own in family.embed(clip, words)])

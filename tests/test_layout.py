@@ -86,13 +86,17 @@ def imports(module: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def is_family(tree: ast.Module) -> bool:
-    """A model family is what can tell its own model; a Protocol or an ABC only says how."""
+    """Whether a class of the module is a model family: it has the base class and a name."""
     return any(
         isinstance(node, ast.ClassDef)
-        and not any(ast.unparse(base).endswith(("Protocol", "ABC")) for base in node.bases)
-        and any(isinstance(d, ast.FunctionDef) and d.name == "matches" for d in node.body)
+        and any(ast.unparse(base).endswith("Family") for base in node.bases)
+        and any(isinstance(line, ast.Assign) and is_name(line.targets[0]) for line in node.body)
         for node in tree.body
     )
+
+
+def is_name(target: ast.expr) -> bool:
+    return isinstance(target, ast.Name) and target.id == "name"
 
 
 def may_import(home: str, dots: int, what: str) -> bool:
@@ -126,7 +130,7 @@ def test_imports_point_one_way():
     assert violations(ROOT) == []
 
 
-FAMILY = "class Sort:\n    def matches(self, model): ...\n"
+FAMILY = "class Sort(Family):\n    name = 'Sort'\n"
 ALLOWED = {
     "__init__.py": "async def comfy_entrypoint():\n    from .nodes import record\n",
     "nodes/record.py": "import nodes\nfrom ..conceptattention_core import maps\n"
@@ -134,10 +138,10 @@ ALLOWED = {
     f"{CORE}/__init__.py": "",
     f"{CORE}/maps.py": "import torch\nfrom . import Error\n",
     f"{CORE}/cli.py": "from .hosts.diffusers import generate\n",
-    f"{CORE}/hosts/comfyui/families.py": "from .flux import Sort\nfrom .sd3 import Sort\n",
+    f"{CORE}/hosts/comfyui/families/__init__.py": "from .flux import Sort\nfrom .sd3 import Sort\n",
     f"{CORE}/hosts/comfyui/patch.py": "import comfy.sd\nfrom ...maps import Maps\n",
-    f"{CORE}/hosts/comfyui/flux.py": FAMILY,
-    f"{CORE}/hosts/comfyui/sd3.py": FAMILY,
+    f"{CORE}/hosts/comfyui/families/flux.py": FAMILY,
+    f"{CORE}/hosts/comfyui/families/sd3.py": FAMILY,
     f"{CORE}/hosts/diffusers/flux.py": "import diffusers\nfrom ... import maps\n",
 }
 
@@ -172,8 +176,8 @@ def test_the_allowed_imports_are_allowed(tmp_path):
         (f"{CORE}/hosts/comfyui/patch.py", "from ....nodes import wires"),
         (f"{CORE}/hosts/comfyui/patch.py", "from ..diffusers import patch"),
         (f"{CORE}/hosts/comfyui/patch.py", "import diffusers"),
-        (f"{CORE}/hosts/comfyui/flux.py", f"from .sd3 import Sort\n{FAMILY}"),
-        (f"{CORE}/hosts/comfyui/flux.py", f"from . import sd3\n{FAMILY}"),
+        (f"{CORE}/hosts/comfyui/families/flux.py", f"from .sd3 import Sort\n{FAMILY}"),
+        (f"{CORE}/hosts/comfyui/families/flux.py", f"from . import sd3\n{FAMILY}"),
         (f"{CORE}/hosts/diffusers/flux.py", "import comfy.ldm.flux"),
     ],
 )
@@ -185,7 +189,8 @@ def test_a_wrong_import_is_found(tmp_path, file, line):
 
 def test_every_host_has_families_that_the_rule_can_see():
     families = [name for name, tree in modules(ROOT).items() if is_family(tree)]
-    assert any(name.startswith(f"{COMFYUI}.") for name in families)
+    assert sum(name.startswith(f"{COMFYUI}.") for name in families) > 20
+    assert sum(name.startswith(f"{DIFFUSERS}.") for name in families) > 5
 
 
 def test_requirements_and_pyproject_agree():

@@ -18,23 +18,23 @@ import pytest
 import sentencepiece
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.hosts.comfyui.auraflow import AuraFlow
-from conceptattention.conceptattention_core.hosts.comfyui.boogu import Boogu
-from conceptattention.conceptattention_core.hosts.comfyui.chroma import Chroma
-from conceptattention.conceptattention_core.hosts.comfyui.ernie import Ernie
-from conceptattention.conceptattention_core.hosts.comfyui.flux import Flux
-from conceptattention.conceptattention_core.hosts.comfyui.flux2 import Flux2
-from conceptattention.conceptattention_core.hosts.comfyui.hidream import HiDream
-from conceptattention.conceptattention_core.hosts.comfyui.ideogram4 import Ideogram4
-from conceptattention.conceptattention_core.hosts.comfyui.joyimage import JoyImage
-from conceptattention.conceptattention_core.hosts.comfyui.krea2 import Krea2
-from conceptattention.conceptattention_core.hosts.comfyui.lens import Lens
-from conceptattention.conceptattention_core.hosts.comfyui.lumina import Lumina2, ZImage
-from conceptattention.conceptattention_core.hosts.comfyui.mage_flow import MageFlow
-from conceptattention.conceptattention_core.hosts.comfyui.omnigen2 import OmniGen2
-from conceptattention.conceptattention_core.hosts.comfyui.pixeldit import PixelDiT
-from conceptattention.conceptattention_core.hosts.comfyui.qwen_image import QwenImage
-from conceptattention.conceptattention_core.hosts.comfyui.sd3 import SD3
+from conceptattention.conceptattention_core.hosts.comfyui.families.auraflow import AuraFlow
+from conceptattention.conceptattention_core.hosts.comfyui.families.boogu import Boogu
+from conceptattention.conceptattention_core.hosts.comfyui.families.chroma import Chroma
+from conceptattention.conceptattention_core.hosts.comfyui.families.ernie import Ernie
+from conceptattention.conceptattention_core.hosts.comfyui.families.flux import Flux
+from conceptattention.conceptattention_core.hosts.comfyui.families.flux2 import Flux2
+from conceptattention.conceptattention_core.hosts.comfyui.families.hidream import HiDream
+from conceptattention.conceptattention_core.hosts.comfyui.families.ideogram4 import Ideogram4
+from conceptattention.conceptattention_core.hosts.comfyui.families.joyimage import JoyImage
+from conceptattention.conceptattention_core.hosts.comfyui.families.krea2 import Krea2
+from conceptattention.conceptattention_core.hosts.comfyui.families.lens import Lens
+from conceptattention.conceptattention_core.hosts.comfyui.families.lumina import Lumina2, ZImage
+from conceptattention.conceptattention_core.hosts.comfyui.families.mage_flow import MageFlow
+from conceptattention.conceptattention_core.hosts.comfyui.families.omnigen2 import OmniGen2
+from conceptattention.conceptattention_core.hosts.comfyui.families.pixeldit import PixelDiT
+from conceptattention.conceptattention_core.hosts.comfyui.families.qwen_image import QwenImage
+from conceptattention.conceptattention_core.hosts.comfyui.families.sd3 import SD3
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 TEXTS = ["cat", "a red hot-air balloon", "(very:1.5) old man", "空を飛ぶ猫", "user", "tree"]

@@ -15,7 +15,8 @@ import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.attention import ATTEND, Method
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.hosts.comfyui import families, rerun
+from conceptattention.conceptattention_core.hosts.comfyui import families
+from conceptattention.conceptattention_core.hosts.comfyui.families import unknown
 from conceptattention.conceptattention_core.hosts.comfyui.locate import locate
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.locating import LocateSpec
@@ -161,7 +162,7 @@ def test_memory_that_runs_out_costs_no_picture(tiny, forget, monkeypatch):
     def runs_out(*_):
         raise comfy.model_management.OOM_EXCEPTION
 
-    monkeypatch.setattr(rerun, "project", runs_out)
+    monkeypatch.setattr(unknown, "project", runs_out)
     latent = tiny.sample(tiny.recorded())
     assert torch.equal(latent, plain)
     with pytest.raises(ConceptAttentionError, match="could not be recorded: OutOfMemoryError"):
@@ -203,7 +204,7 @@ def test_a_text_that_two_encoders_read_is_refused(forget):
     forget()
     model = TINY["Flux.1"].model()
     with pytest.raises(ConceptAttentionError, match="its text is read by l and t5xxl of its CLIP"):
-        rerun.Rerun(model.model.diffusion_model, "double_blocks").embed(TwoReaders(), ["cat"])
+        unknown.Rerun(model.model.diffusion_model, "double_blocks").embed(TwoReaders(), ["cat"])
 
 
 def test_what_is_neither_picture_nor_video_is_refused(forget, monkeypatch):
@@ -236,14 +237,14 @@ def kind_of(name: str) -> type:
 @pytest.mark.parametrize("name", ACROSS)
 def test_models_that_attend_across_are_told_from_joint_ones_by_their_code(name):
     model = kind_of(name)
-    assert rerun.blocks_of(model) is None
-    assert rerun.blocks_of(type("Fork", (model,), {})) is None
+    assert unknown.blocks_of(model) is None
+    assert unknown.blocks_of(type("Fork", (model,), {})) is None
 
 
 @pytest.mark.parametrize("tiny", ALONE + NUMBERED + ["AuraFlow", "Lens", "Mochi"], indirect=True)
 def test_joint_models_are_known_by_their_code_and_so_are_their_forks(tiny):
     network = tiny.model().model.diffusion_model
-    listed = rerun.blocks_of(type(network))
+    listed = unknown.blocks_of(type(network))
     assert listed is not None
     assert getattr(network, listed) is families.find(network).blocks(network)
-    assert rerun.blocks_of(type("Fork", (type(network),), {})) == listed
+    assert unknown.blocks_of(type("Fork", (type(network),), {})) == listed

@@ -7,13 +7,15 @@ would look like a concept.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy.model_management import OOM_EXCEPTION, InterruptProcessingException
 from torch import Tensor, nn
 
 from ... import ConceptAttentionError
-from .family import Family
+
+if TYPE_CHECKING:
+    from .families.base import Family
 
 HOST = (OOM_EXCEPTION, InterruptProcessingException)
 """What is ComfyUI's own to handle: it frees memory and tries again, or ends the prompt."""
@@ -43,7 +45,7 @@ class Encoder:
         return encoded
 
 
-def embed(family: Family, network: nn.Module, settings: Any, clip: Any, words: list[str]) -> Any:
+def embed(family: "Family", network: nn.Module, settings: Any, clip: Any, words: list[str]) -> Any:
     """For each concept the rows of its own tokens, as `family.embed` gives them.
 
     `settings` are ComfyUI's of the model; they know its text encoder. Raises ConceptAttentionError
@@ -93,7 +95,7 @@ def _encoder_of(settings: Any) -> str | None:
         return None
 
 
-def _width(family: Family, network: nn.Module) -> int | None:
+def _width(family: "Family", network: nn.Module) -> int | None:
     try:
         return family.text_width(network)
     except AttributeError:  # a layer of another pack's own

@@ -15,7 +15,7 @@ from ... import ConceptAttentionError
 from ...attention import ImageVectors, step
 from ...locating import Enough
 from ...recording import Recorder, Recording, RecordSpec
-from .family import Family, Layout, Ride
+from .families.base import Family, Layout, Ride
 from .foreign import ALTERED, find_pack
 from .guard import Guard, own_copy
 from .shown import Film, Shown, look

@@ -11,8 +11,8 @@ from comfy.ldm.aura.mmdit import MMDiT, MMDiTBlock
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...recording import Grid
-from .family import Family, Places
+from ....recording import Grid
+from .base import Family, Places
 from .reading import read_t5
 
 T5, T5_END = "pile_t5xl", 2

@@ -10,10 +10,10 @@ from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...recording import Grid, Time
-from .family import Family
+from ....recording import Grid, Time
+from ._qwen_stream import QwenRide
+from .base import Family
 from .positions import turns_of
-from .qwen_stream import QwenRide
 from .reading import read_template
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from comfy.ldm.chroma.model import Chroma as ChromaModel
 from torch import Tensor, nn
 
-from ...recording import Grid
-from .double_stream import DoubleStreamRide
-from .family import Family
+from ....recording import Grid
+from ._double_stream import DoubleStreamRide
+from .base import Family
 from .reading import read_t5
 
 PIXEL_PATCH = 16

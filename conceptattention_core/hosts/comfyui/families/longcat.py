@@ -9,9 +9,9 @@ from typing import Any
 from comfy.ldm.flux.model import Flux as FluxModel
 from torch import Tensor, nn
 
-from ...recording import Grid
-from .double_stream import DoubleStreamRide
-from .family import Family
+from ....recording import Grid
+from ._double_stream import DoubleStreamRide
+from .base import Family
 from .positions import turns_of
 from .reading import read_template
 

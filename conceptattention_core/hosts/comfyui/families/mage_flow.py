@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ...classes import is_a
-from ...recording import Grid
-from .family import Family
-from .qwen_stream import QwenRide
+from ....classes import is_a
+from ....recording import Grid
+from ._qwen_stream import QwenRide
+from .base import Family
 from .reading import read_template
 
 if TYPE_CHECKING:  # ComfyUI has it since 0.29

@@ -6,16 +6,16 @@ A family is one file beside this one and one line in `FAMILIES`. All plumbing li
 
 from torch import nn
 
-from ... import ConceptAttentionError
+from .... import ConceptAttentionError
+from ..foreign import ALTERED, pack_of
 from .auraflow import AuraFlow
+from .base import Family
 from .boogu import Boogu
 from .chroma import Chroma
 from .cogvideox import CogVideoX
 from .ernie import Ernie
-from .family import Family
 from .flux import Flux
 from .flux2 import Flux2
-from .foreign import ALTERED, pack_of
 from .hidream import HiDream
 from .hunyuan import Hunyuan
 from .ideogram4 import Ideogram4
@@ -29,8 +29,8 @@ from .mochi import Mochi
 from .omnigen2 import OmniGen2
 from .pixeldit import PixelDiT
 from .qwen_image import QwenImage
-from .rerun import Rerun, blocks_of
 from .sd3 import SD3
+from .unknown import Rerun, blocks_of
 
 FAMILIES: list[Family] = [
     Flux(),

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...attention import ImageVectors
-from ...classes import is_a
-from ...recording import Grid
-from .family import Family, Layout, Places
-from .override import split_heads
+from ....attention import ImageVectors
+from ....classes import is_a
+from ....recording import Grid
+from ..override import split_heads
+from .base import Family, Layout, Places
 from .positions import in_halves, in_pairs, place, turns_of
 from .reading import read_template
 

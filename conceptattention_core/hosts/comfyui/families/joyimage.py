@@ -12,9 +12,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...classes import is_a
-from ...recording import Grid, Time
-from .family import Family, Layout, Places
+from ....classes import is_a
+from ....recording import Grid, Time
+from .base import Family, Layout, Places
 from .positions import unplace
 from .reading import read_template
 

@@ -11,9 +11,9 @@ import torch
 from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from torch import Tensor, nn
 
-from ...recording import Grid, Time
-from .double_stream import DoubleStreamRide
-from .family import Family, Layout
+from ....recording import Grid, Time
+from ._double_stream import DoubleStreamRide
+from .base import Family, Layout
 from .positions import apart, numbered
 from .reading import read_template
 

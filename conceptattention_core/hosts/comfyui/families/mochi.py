@@ -14,8 +14,8 @@ from comfy.ldm.genmo.joint_model.asymm_models_joint import AsymmDiTJoint, Asymme
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...recording import Grid, Time
-from .family import Family, Layout, Places
+from ....recording import Grid, Time
+from .base import Family, Layout, Places
 from .reading import read_t5
 
 PACE = 6

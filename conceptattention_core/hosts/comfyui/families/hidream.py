@@ -16,8 +16,8 @@ from comfy.ldm.hidream.model import HiDreamImageTransformer2DModel, HiDreamImage
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...recording import Grid
-from .family import Family, Layout, Places
+from ....recording import Grid
+from .base import Family, Layout, Places
 from .positions import unplace, with_column
 from .reading import T5, T5_END, count_until, expect, tokenize
 

@@ -13,9 +13,9 @@ from comfy.ldm.modules.diffusionmodules.mmdit import DismantledBlock, MMDiT
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...recording import Grid
-from .encoder import expect_rows
-from .family import Family, Places
+from ....recording import Grid
+from ..encoder import expect_rows
+from .base import Family, Places
 from .reading import T5, T5_END, count_until, encode_one, expect, tokenize
 
 CLIP = "g"

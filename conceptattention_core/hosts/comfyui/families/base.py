@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from ...attention import ImageVectors, JointBlock
-from ...recording import Grid
+from ....attention import ImageVectors, JointBlock
+from ....recording import Grid
 
 Places = slice | Tensor
 """Which tokens of a sequence: a run of them, or each by its number."""

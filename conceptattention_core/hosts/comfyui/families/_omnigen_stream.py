@@ -7,10 +7,10 @@ from comfy.ldm.omnigen.omnigen2 import LuminaRMSNormZero, OmniGen2TransformerBlo
 from einops import rearrange
 from torch import Tensor
 
-from ...attention import JointBlock
-from .family import Places
+from ....attention import JointBlock
+from ._refining import refine
+from .base import Places
 from .positions import apart, place, turns_of, unplace
-from .refining import refine
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...classes import is_a
-from ...recording import Grid
-from .family import Family, Places
+from ....classes import is_a
+from ....recording import Grid
+from .base import Family, Places
 from .positions import place, places_of, turns_of, unplace
 from .reading import read_template
 

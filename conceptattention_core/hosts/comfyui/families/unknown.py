@@ -24,12 +24,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ... import ConceptAttentionError
-from ...locating import Enough
-from ...recording import Grid, Time
-from .family import Family, Layout, Places
-from .guard import is_compiling
-from .override import OVERRIDE, merge_heads, split_heads
+from .... import ConceptAttentionError
+from ....locating import Enough
+from ....recording import Grid, Time
+from ..guard import is_compiling
+from ..override import OVERRIDE, merge_heads, split_heads
+from .base import Family, Layout, Places
 from .positions import apart, numbered
 from .reading import encode_one, read_template, tokenize
 

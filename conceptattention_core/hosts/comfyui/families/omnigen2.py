@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from comfy.ldm.omnigen.omnigen2 import OmniGen2Transformer2DModel
 from torch import Tensor, nn
 
-from ...recording import Grid
-from .family import Family, Layout
-from .omnigen_stream import OmniGenBlock, OmniGenRide
+from ....recording import Grid
+from ._omnigen_stream import OmniGenBlock, OmniGenRide
+from .base import Family, Layout
 from .positions import numbered
 from .reading import read_template
 

@@ -8,7 +8,7 @@ from comfy.ldm.flux.layers import DoubleStreamBlock, ModulationOut
 from einops import rearrange
 from torch import Tensor
 
-from .family import Places
+from .base import Places
 from .positions import place, unplace
 
 

@@ -10,9 +10,9 @@ import torch
 from comfy.ldm.flux.model import Flux as FluxModel
 from torch import Tensor, nn
 
-from ...recording import Grid
-from .double_stream import DoubleStreamRide
-from .family import Family
+from ....recording import Grid
+from ._double_stream import DoubleStreamRide
+from .base import Family
 from .reading import read_t5
 
 

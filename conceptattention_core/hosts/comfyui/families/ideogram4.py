@@ -13,9 +13,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...classes import is_a
-from ...recording import Grid
-from .family import Family, Layout, Places
+from ....classes import is_a
+from ....recording import Grid
+from .base import Family, Layout, Places
 from .positions import in_halves, in_pairs, place, turns_of, unplace
 from .reading import read_template
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...classes import is_a
-from ...recording import Grid, Time
-from .family import Family, Places
+from ....classes import is_a
+from ....recording import Grid, Time
+from .base import Family, Places
 from .positions import turns_of_waves, unplace
 from .reading import read_t5
 

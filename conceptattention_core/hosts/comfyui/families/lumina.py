@@ -14,12 +14,12 @@ from comfy.ldm.lumina.model import JointTransformerBlock, NextDiT
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...classes import is_a
-from ...recording import Grid
-from .family import Family, Layout, Places
+from ....classes import is_a
+from ....recording import Grid
+from ._refining import refine
+from .base import Family, Layout, Places
 from .positions import apart, numbered, place, turns_of, unplace
 from .reading import read_template
-from .refining import refine
 
 LANGUAGE_MODELS = ("gemma",)  # NewBie has a second encoder, for its pooled vector
 

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .family import Places
+from .base import Places
 from .positions import place, unplace
 
 

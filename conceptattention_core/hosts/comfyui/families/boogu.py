@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...classes import is_a
-from ...recording import Grid
-from .family import Family, Layout
-from .omnigen_stream import OmniGenBlock, OmniGenRide, modulate, text_heads
+from ....classes import is_a
+from ....recording import Grid
+from ._omnigen_stream import OmniGenBlock, OmniGenRide, modulate, text_heads
+from .base import Family, Layout
 from .positions import numbered, place
 from .reading import read_template
 

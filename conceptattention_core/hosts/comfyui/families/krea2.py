@@ -14,9 +14,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...classes import is_a
-from ...recording import Grid
-from .family import Family, Layout, Places
+from ....classes import is_a
+from ....recording import Grid
+from .base import Family, Layout, Places
 from .positions import apart, numbered, unplace
 from .reading import read_template
 

@@ -11,11 +11,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...classes import is_a
-from ...recording import Grid
-from .family import Family, Layout
+from ....classes import is_a
+from ....recording import Grid
+from ._qwen_stream import QwenBlock, QwenRide
+from .base import Family, Layout
 from .positions import turns_of
-from .qwen_stream import QwenBlock, QwenRide
 from .reading import read_template
 
 if TYPE_CHECKING:  # ComfyUI has it since 0.23

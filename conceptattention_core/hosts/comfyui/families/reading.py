@@ -6,8 +6,8 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor
 
-from ... import ConceptAttentionError
-from .encoder import expect_rows, misfit
+from .... import ConceptAttentionError
+from ..encoder import expect_rows, misfit
 from .positions import with_column
 
 T5 = "t5xxl"
