@@ -17,6 +17,11 @@ class Rotary:
     """Whether a channel is paired with the one half a head away; else with its neighbour."""
 
     @classmethod
+    def of_tokens_first(cls, matrices: Tensor, halves: bool = False) -> "Rotary":
+        """From matrices `b n 1 d/2 2 2`, whose axis of heads comes third."""
+        return cls(rearrange(matrices, "b n one d i j -> b one n d i j"), halves)
+
+    @classmethod
     def of_cos_sin(cls, cos: Tensor, sin: Tensor) -> "Rotary":
         """From cosines and sines `n d` in which each number stands twice in a row."""
         cos, sin = cos[:, ::2], sin[:, ::2]

@@ -114,6 +114,16 @@ def split_joined(qkv: Tensor, heads: int) -> Heads:
     return q, k, v
 
 
+def normed_heads(qkv: Layer, norm_q: Layer, norm_k: Layer, heads: int) -> Callable[[Tensor], Heads]:
+    """What projects to heads by one layer, and norms queries and keys head by head."""
+
+    def project(x: Tensor) -> Heads:
+        q, k, v = split_joined(qkv(x), heads)
+        return norm_q(q), norm_k(k), v
+
+    return project
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ConceptStream:
     """Concepts as they start in one call of a model, and what takes them through its blocks."""

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.hosts.comfyui import families
-from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES, find
+from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES, family_of
 from conceptattention.conceptattention_core.hosts.comfyui.patch import WrappersMP
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from torch import Tensor
@@ -119,7 +119,7 @@ def tiny(request) -> Tiny:
 @pytest.fixture
 def compiled(tiny, graph) -> Iterator[Graph]:
     network = tiny.model().model.diffusion_model
-    blocks = list(find(network).blocks(network))
+    blocks = list(family_of(network).blocks(network))
     handles = []
     for block in blocks:
         handles.append(block.register_forward_pre_hook(graph.check))

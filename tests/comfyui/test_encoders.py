@@ -12,9 +12,13 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.hosts.comfyui.encoder import embed
-from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES, find
-from conceptattention.conceptattention_core.hosts.comfyui.reading import LANGUAGE_MODELS
+from conceptattention.conceptattention_core.hosts.comfyui.families import (
+    FAMILIES,
+    family_of,
+    reading,
+)
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
+from conceptattention.conceptattention_core.tokens import ConceptTokens
 from torch import Tensor
 
 from .tiny import HERE, TINY, Tiny
@@ -43,6 +47,9 @@ KINDS = {
     kind.__name__: kind for kind in [*(tiny.clip for tiny in TINY.values()), TwoClips, TwoWideClips]
 }
 WORDS = [f"word{n}" for n in range(12)]
+LANGUAGE_MODELS: dict[str, tuple[str, ...]] = {
+    family.name: models for family in FAMILIES if (models := getattr(family.reads, "models", ()))
+}
 
 
 @pytest.fixture(params=[family.name for family in FAMILIES])
@@ -52,15 +59,15 @@ def tiny(request) -> Tiny:
     return TINY[request.param]
 
 
-def read(tiny: Tiny, clip: object, words: list[str]) -> list[Tensor]:
+def read(tiny: Tiny, clip: object, words: list[str]) -> list[ConceptTokens]:
     model = tiny.model().model
     network = model.diffusion_model
-    return embed(find(network), network, model.model_config, clip, words)
+    return embed(family_of(network), network, model.model_config, clip, words)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_encoder_is_refused_or_reads_the_words_themselves(tiny, kind):
-    name = find(tiny.model().model.diffusion_model).name
+    name = family_of(tiny.model().model.diffusion_model).name
     for count in range(1, 13):  # 77 rows of CLIP too many can be shared out among 7 or 11
         try:
             rows = read(tiny, KINDS[kind](), WORDS[:count])
@@ -72,7 +79,7 @@ def test_another_encoder_is_refused_or_reads_the_words_themselves(tiny, kind):
             continue
         for word, own in zip(WORDS, rows, strict=False):
             meant = vectors([(number(word), 1.0)])[:, :CLIP_WIDTH]
-            assert torch.equal(own[:1, :CLIP_WIDTH], meant), (word, count)
+            assert torch.equal(own.rows[:1, :CLIP_WIDTH], meant), (word, count)
             assert len(own) == tiny.readings
 
 
@@ -101,6 +108,10 @@ def named(key: str, kind: type) -> type:
             return super().encode_from_tokens({"llm": tokens[key]}, return_dict)
 
     return Named
+
+
+def test_all_language_models_that_families_declare_are_known_to_each():
+    assert {key for keys in LANGUAGE_MODELS.values() for key in keys} == reading.LANGUAGE_MODELS
 
 
 @pytest.mark.parametrize("name", [name for name in HERE if name in LANGUAGE_MODELS])
@@ -157,7 +168,7 @@ def test_rows_of_another_width_are_refused_with_both_widths(tiny):
 
 def test_every_family_knows_how_wide_its_text_is(tiny):
     network = tiny.model().model.diffusion_model
-    assert find(network).text_width(network) == TEXT_WIDTH
+    assert family_of(network).text_width(network) == TEXT_WIDTH
 
 
 def test_comfyuis_name_of_the_models_encoder_is_told():

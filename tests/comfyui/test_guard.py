@@ -6,14 +6,17 @@ from typing import Any
 import comfy.model_management
 import pytest
 import torch
-from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core import ConceptAttentionError, forward
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.hosts.comfyui import blocks, patch, run
-from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES, find
+from conceptattention.conceptattention_core.hosts.comfyui import blocks, patch
+from conceptattention.conceptattention_core.hosts.comfyui import call as calls
+from conceptattention.conceptattention_core.hosts.comfyui.call import CallForward
+from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES
+from conceptattention.conceptattention_core.hosts.comfyui.families import family_of as of_model
 from conceptattention.conceptattention_core.hosts.comfyui.guard import Guard
 from conceptattention.conceptattention_core.hosts.comfyui.live import Live, View
-from conceptattention.conceptattention_core.hosts.comfyui.run import Forward, Run
-from conceptattention.conceptattention_core.hosts.comfyui.store import STORE, Silence
+from conceptattention.conceptattention_core.hosts.comfyui.run import Run
+from conceptattention.conceptattention_core.hosts.comfyui.store import STORE, NotRecorded
 from conceptattention.conceptattention_core.recording import Recorder, RecordSpec
 
 from .tiny import CONCEPTS, HERE, TINY, Tiny
@@ -50,27 +53,27 @@ def failing(error: Exception, original: Callable | None = None, after: int = 0) 
 
 
 def family_of(tiny: Tiny) -> Any:
-    return find(tiny.model().model.diffusion_model)
+    return of_model(tiny.model().model.diffusion_model)
 
 
 PLACES: dict[str, Callable[[Tiny], tuple[Any, str]]] = {
     "the grid": lambda tiny: (family_of(tiny), "grid"),
     "a run": lambda tiny: (Recorder, "__init__"),
     "finding the prompt": lambda tiny: (Run, "find_positive"),
-    "looking at a call": lambda tiny: (Run, "look"),
+    "what a call covers": lambda tiny: (Run, "visible_part"),
     "knowing the blocks": lambda tiny: (Run, "knows"),
-    "a call": lambda tiny: (Forward, "__init__"),
+    "a call": lambda tiny: (CallForward, "__init__"),
     "hanging on the blocks": lambda tiny: (
         patch,
-        "hook_blocks" if family_of(tiny).arguments else "patch_blocks",
+        "hook_blocks" if family_of(tiny).hooked else "patch_blocks",
     ),
-    "before a block": lambda tiny: (Forward, "arrives"),
-    "entering": lambda tiny: (family_of(tiny), "enter"),
+    "before a block": lambda tiny: (CallForward, "before_block"),
+    "starting the stream": lambda tiny: (family_of(tiny), "start_stream"),
     "layout": lambda tiny: (family_of(tiny), "layout"),
-    "modulation": lambda tiny: (family_of(tiny), "told"),
-    "the rows of the prompt": lambda tiny: (Forward, "positive"),
-    "step": lambda tiny: (run, "step"),
-    "scores": lambda tiny: (run, "rearrange"),
+    "modulation": lambda tiny: (family_of(tiny), "modulation"),
+    "the rows of the prompt": lambda tiny: (CallForward, "positive"),
+    "step": lambda tiny: (forward, "step"),
+    "scores": lambda tiny: (calls, "rearrange"),
     "adding": lambda tiny: (Recorder, "add"),
     "keeping": lambda tiny: (Run, "_keep"),
     "finishing": lambda tiny: (Recorder, "finish"),
@@ -110,7 +113,7 @@ def test_what_fails_in_a_recording_leaves_the_picture_and_is_told(tiny, place, m
 def test_what_fails_later_in_a_run_is_told_as_well(tiny, monkeypatch):
     plain = tiny.sample(tiny.model(), SIZE, cfg=3.0)
     model = tiny.recorded()
-    for where, name in ((run, "step"), (Recorder, "add")):
+    for where, name in ((forward, "step"), (Recorder, "add")):
         with monkeypatch.context() as patched:
             fail = failing(ValueError("later"), getattr(where, name), after=1)
             patched.setattr(where, name, fail)
@@ -119,31 +122,31 @@ def test_what_fails_later_in_a_run_is_told_as_well(tiny, monkeypatch):
 
 
 def test_hooks_on_a_part_of_the_blocks_are_taken_off_again(tiny, monkeypatch):
-    if not family_of(tiny).arguments:
+    if not family_of(tiny).hooked:
         pytest.skip("this family's blocks have a place for patches")
     plain = tiny.sample(tiny.model(), SIZE, cfg=3.0)
     named = "_before_block" if hasattr(blocks, "_before_block") else "hook_block"
     fail = failing(TypeError("second block"), getattr(blocks, named), after=1)
-    ears = failing(TypeError("second block"), blocks.Ears, after=1)
+    projections = failing(TypeError("second block"), blocks.ProjectionHooks, after=1)
     monkeypatch.setattr(blocks, named, fail)
-    monkeypatch.setattr(blocks, "Ears", ears)
+    monkeypatch.setattr(blocks, "ProjectionHooks", projections)
     check(tiny, tiny.recorded(), plain, "TypeError: second block.")
 
 
 def test_filing_that_fails_leaves_the_picture_and_is_told(tiny):
     filed = []
 
-    def file(latents: list, heard: Any) -> None:
-        if not isinstance(heard, Silence):
+    def file(latents: list, recorded: Any) -> None:
+        if not isinstance(recorded, NotRecorded):
             raise OSError("no room")
-        filed.append((latents, heard))
+        filed.append((latents, recorded))
 
     model = patch.record(tiny.model(), tiny.clip(), RecordSpec(parse(CONCEPTS)), file=file)
     latent = tiny.sample(model, SIZE)
     assert torch.equal(latent, tiny.sample(tiny.model(), SIZE))
-    ((latents, heard),) = filed
+    ((latents, recorded),) = filed
     assert torch.equal(latents[0], latent)
-    assert heard.reason.endswith("could not be recorded: OSError: no room.")
+    assert recorded.reason.endswith("could not be recorded: OSError: no room.")
 
 
 def test_a_preview_that_fails_costs_neither_picture_nor_maps(monkeypatch):
@@ -176,7 +179,7 @@ def test_what_fails_in_the_model_itself_is_the_hosts(tiny, error):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
 
-@pytest.mark.parametrize("place", ["entering", "step", "adding", "finishing"])
+@pytest.mark.parametrize("place", ["starting the stream", "step", "adding", "finishing"])
 def test_the_wish_to_end_a_prompt_is_never_caught(place, monkeypatch):
     tiny = TINY["Flux.1"]
     where, name = PLACES[place](tiny)

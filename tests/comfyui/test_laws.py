@@ -14,18 +14,26 @@ import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core import ConceptAttentionError, forward
 from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Method, step
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui import patch
-from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES, find
+from conceptattention.conceptattention_core.hosts.comfyui.call import POSITIVE, CallForward
+from conceptattention.conceptattention_core.hosts.comfyui.families import FAMILIES, family_of
+from conceptattention.conceptattention_core.hosts.comfyui.families.base import (
+    PATCHED,
+    BlockCall,
+    Family,
+    ModelCall,
+)
 from conceptattention.conceptattention_core.hosts.comfyui.locate import locate
 from conceptattention.conceptattention_core.hosts.comfyui.override import OVERRIDE
-from conceptattention.conceptattention_core.hosts.comfyui.run import POSITIVE, Forward, Run
+from conceptattention.conceptattention_core.hosts.comfyui.run import Run
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.locating import LocateSpec, draw_looks
 from conceptattention.conceptattention_core.maps import ORDERS, ReadSpec, read_maps
 from conceptattention.conceptattention_core.recording import Recorder, Recording, RecordSpec
+from conceptattention.conceptattention_core.tokens import pack_tokens
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -59,7 +67,7 @@ def _empty_store():
 def test_every_family_has_a_tiny_model_and_knows_it():
     assert set(TINY) == {family.name for family in FAMILIES}
     for name, tiny in HERE.items():
-        assert find(tiny.model().model.diffusion_model).name == name
+        assert family_of(tiny.model().model.diffusion_model).name == name
 
 
 # --- Law 1: recording changes nothing -------------------------------------------------------------
@@ -242,7 +250,7 @@ class Witness:
 
     def on(self, model):
         watched = model.clone()
-        depth = len(find(self.network).blocks(self.network))
+        depth = len(family_of(self.network).blocks(self.network))
         for index in range(depth):
             self.tiny.around(watched, index, self._watch(index))
         return watched
@@ -366,26 +374,38 @@ def test_references_change_nothing_and_are_not_in_the_maps(tiny, method):
     assert found.scores.shape[-2:] == (found.grid.y, found.grid.x)
 
 
+WITNESSED = {**PATCHED, "text_rotary": "text_pe", "zero_index": "current"}
+"""What a witness calls the fields of a `BlockCall`, in families whose blocks are hooked."""
+
+
+def block_call(family: Family, args: dict) -> BlockCall:
+    """A block's call as a witness saw it."""
+    return BlockCall.of(WITNESSED if family.hooked else family.arguments, args, {})
+
+
 @torch.inference_mode()
 def test_the_prompts_pooled_vector_does_not_reach_the_concepts(tiny):
     network = tiny.model().model.diffusion_model
-    family = find(network)
-    rows, rides, vecs = torch.cat(family.embed(tiny.clip(), ["cat", "red dog"])), [], []
+    family = family_of(network)
+    spec = RecordSpec(parse("cat, red dog"))
+    tokens = pack_tokens(spec, family.embed(tiny.clip(), ["cat", "red dog"]))
+    streams, modulations = [], []
     for pooled in (1.0, 0.0):
         witness = Witness(tiny, b=2)
         prompt = tiny.prompt(1, pooled=pooled)
         tiny.sample(witness.on(tiny.model()), (2, 5, 7), steps=1, positive=prompt)
-        given = {
-            "y": prompt[0][1]["pooled_output"].expand(2, -1),
-            "timesteps": torch.full((2,), 1000.0),
-            "num_tokens": prompt[0][0].shape[1],
-            "c_crossattn": prompt[0][0].expand(2, -1, -1),
-        }
-        vecs.append([args["vec"] for args in witness.args.values()])
-        rides.append(family.enter(network, rows, witness.args[0], given))
-    concepts = rides[0].concepts
+        given = ModelCall(
+            timesteps=torch.full((2,), 1000.0),
+            text=prompt[0][0].expand(2, -1, -1),
+            pooled=prompt[0][1]["pooled_output"].expand(2, -1),
+        )
+        calls = [block_call(family, args) for args in witness.args.values()]
+        modulations.append([family.modulation(block) for block in calls])
+        streams.append(family.start_stream(network, tokens, calls[0], given))
+    concepts = streams[0].concepts
     for index in range(len(family.blocks(network))):
-        blocks = [ride.block(index, vec[index]) for ride, vec in zip(rides, vecs, strict=True)]
+        pairs = zip(streams, modulations, strict=True)
+        blocks = [stream.text_side(index, own[index]) for stream, own in pairs]
         heads = [block.heads(concepts) for block in blocks]
         torch.testing.assert_close(*heads, rtol=1e-4, atol=1e-5)
         q, _, v = heads[0]
@@ -613,7 +633,7 @@ def test_a_run_that_breaks_off_leaves_no_trace(tiny, trouble):
     assert len(STORE) == 0
     assert frozen(model.model_options) == before
     assert patch.KEY not in guider.model_options["transformer_options"]
-    assert not living(Run, Forward, Recorder)
+    assert not living(Run, CallForward, Recorder)
     assert torch.equal(STORE.find(tiny.sample(model)).scores, whole)
 
 
@@ -653,7 +673,7 @@ def test_a_hundred_runs_leave_memory_flat(tiny, monkeypatch):
     bytes_ = [held["bytes"] for held in seen]
     # 30 runs and 30 more: what is left of each would show in both, what is made once in one
     assert min(bytes_[1] - bytes_[0], bytes_[2] - bytes_[1]) < 1024, bytes_
-    assert not living(Run, Forward, Recorder)
+    assert not living(Run, CallForward, Recorder)
 
 
 def test_a_call_is_gone_with_its_tensors_as_soon_as_it_is_over(tiny):
@@ -663,7 +683,9 @@ def test_a_call_is_gone_with_its_tensors_as_soon_as_it_is_over(tiny):
     gc.disable()  # what refers to itself stays until it is collected, and so does its memory
     try:
         tiny.sample(model, (1, 4, 4), steps=1)
-        assert not [thing for thing in gc.get_objects() if type(thing) in (Run, Forward, Recorder)]
+        assert not [
+            thing for thing in gc.get_objects() if type(thing) in (Run, CallForward, Recorder)
+        ]
     finally:
         gc.enable()
 
@@ -780,23 +802,26 @@ def test_flux_2_and_its_like_are_not_taken_for_flux_1():
 
 
 def test_a_concept_is_its_own_tokens_without_end_and_pads():
-    rows = FLUX.embed(WordReader(), ["cat", "very red dog"])
+    both = FLUX.embed(WordReader(), ["cat", "very red dog"])
     alone = [FLUX.embed(WordReader(), [words])[0] for words in ("cat", "very red dog")]
-    assert [len(own) for own in rows] == [1, 3]
-    assert all(torch.equal(together, own) for together, own in zip(rows, alone))
+    assert [len(own) for own in both] == [1, 3]
+    assert all(torch.equal(one.rows, own.rows) for one, own in zip(both, alone, strict=True))
 
 
 def test_a_concept_longer_than_the_encoders_least_length_is_read_whole():
     long = " ".join(f"word{i}" for i in range(20))
-    rows = FLUX.embed(WordReader(), ["cat", long, "red dog"])
-    assert [len(own) for own in rows] == [1, 20, 2]
-    assert torch.equal(rows[2], FLUX.embed(WordReader(), ["red dog"])[0])
+    read = FLUX.embed(WordReader(), ["cat", long, "red dog"])
+    assert [len(own) for own in read] == [1, 20, 2]
+    assert torch.equal(read[2].rows, FLUX.embed(WordReader(), ["red dog"])[0].rows)
 
 
 def test_brackets_in_a_concept_are_words_not_weights():
-    plain = FLUX.embed(WordReader(), ["red dog"])[0]
-    assert torch.equal(FLUX.embed(WordReader(), ["(red) ((dog))"])[0], plain)
-    weighed = FLUX.embed(WordReader(), ["(red:1.5) dog"])[0]
+    def read(text: str) -> Tensor:
+        return FLUX.embed(WordReader(), [text])[0].rows
+
+    plain = read("red dog")
+    assert torch.equal(read("(red) ((dog))"), plain)
+    weighed = read("(red:1.5) dog")
     assert torch.equal(weighed[[0, -1]], plain)
 
 
@@ -882,7 +907,7 @@ def test_of_projections_the_same_is_made_as_by_the_attention_itself(monkeypatch)
         return step(block, concepts, image, *rest)
 
     monkeypatch.setattr(module, "optimized_attention", listen)
-    monkeypatch.setattr(f"{Forward.__module__}.step", keep)
+    monkeypatch.setattr(forward, "step", keep)
     tiny.sample(tiny.recorded(), (2, 5, 7), steps=1)
     assert len(heard) == len(given) == 3
     for own, expected in zip(heard, given, strict=True):
@@ -893,21 +918,22 @@ def test_a_concept_longer_than_the_prompt_stands_at_its_start(monkeypatch):
     if "ERNIE-Image" not in HERE:
         pytest.skip("this ComfyUI does not have the family")
     tiny = TINY["ERNIE-Image"]
-    family = find(tiny.model().model.diffusion_model)
-    enter, entered = family.enter, []
+    family = family_of(tiny.model().model.diffusion_model)
+    own_start, started = family.start_stream, []
 
-    def keep(network, rows, args, conds):
-        ride = enter(network, rows, args, conds)
-        entered.append((args["pe"].clone(), ride.turns.clone()))
-        return ride
+    def keep(network, tokens, block, call):
+        stream = own_start(network, tokens, block, call)
+        own = stream.text_side(0, family.modulation(block)).rotary
+        started.append((block.rotary.clone(), own.matrices.clone()))
+        return stream
 
-    monkeypatch.setattr(family, "enter", keep)
+    monkeypatch.setattr(family, "start_stream", keep)
     recorded = tiny.recorded("very red dog")
     tiny.sample(recorded, (1, 5, 7), steps=1, positive=tiny.prompt(1, tokens=2))
-    ((positions, turns),) = entered
+    ((positions, own),) = started
     assert positions.shape[1] == 35 + 2
     expected = positions[:, [35, 35, 36]].movedim(2, 1)
-    assert torch.equal(turns[:, :, :3], expected)  # a lone concept has a hidden one beside it
+    assert torch.equal(own[:, :, :3], expected)  # a lone concept has a hidden one beside it
 
 
 def test_a_concept_longer_than_the_prompt_is_heard_in_every_family(tiny):

@@ -30,7 +30,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.hosts.comfyui.families import find
+from conceptattention.conceptattention_core.hosts.comfyui.families import family_of
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.recording import Recorder
 from torch import Tensor, nn
@@ -148,8 +148,8 @@ def test_the_picture_is_the_neighbours_and_maps_are_recorded(tiny, name):
     assert torch.equal(*scores)
 
 
-def heard_as_modules(tiny: Tiny) -> bool:
-    return bool(find(tiny.model().model.diffusion_model).arguments)
+def hooked_as_modules(tiny: Tiny) -> bool:
+    return family_of(tiny.model().model.diffusion_model).hooked
 
 
 def test_a_forward_that_drops_the_options_makes_its_picture_and_the_sentence_says_so(tiny):
@@ -172,7 +172,7 @@ def test_a_forward_that_drops_the_options_makes_its_picture_and_the_sentence_say
         pytest.skip("ComfyUI calls no such wrappers for this family")
     latent = tiny.sample(bare(tiny.recorded()))
     assert torch.equal(latent, tiny.sample(bare(tiny.model())))
-    if heard_as_modules(tiny):
+    if hooked_as_modules(tiny):
         heard = STORE.find(latent).scores
         assert torch.equal(heard, STORE.find(tiny.sample(tiny.recorded())).scores)
         return
@@ -216,7 +216,7 @@ def test_a_patch_that_hands_on_no_options_makes_its_picture_and_the_sentence_say
         pytest.skip("ComfyUI calls no such wrappers for this family")
     latent = tiny.sample(forgetful(tiny.recorded()))
     assert torch.equal(latent, tiny.sample(forgetful(tiny.model())))
-    if heard_as_modules(tiny):
+    if hooked_as_modules(tiny):
         pytest.skip("this family's blocks have no place for patches")
     with pytest.raises(ConceptAttentionError, match="Nothing was captured while .* its blocks"):
         STORE.find(latent)

@@ -196,7 +196,8 @@ def test_a_concept_is_its_own_tokens(name):
     family, make = READERS[name]
     clip = make()
     for text in TEXTS:
-        (rows,) = family.embed(clip, [text])
+        (own,) = family.embed(clip, [text])
+        rows = own.rows
         if clip.key == "t5xxl" and not text.isascii():
             assert len(rows) > 0  # T5 does not know these letters
         else:
@@ -214,8 +215,8 @@ def test_a_concept_stands_where_it_stands_in_the_template(name):
     family, make = READERS[name]
     clip = make()
     length = len(clip.tokenize("red balloon")[clip.key][0])
-    (rows,) = family.embed(clip, ["red balloon"])
-    assert (rows[:, 3] + length).tolist() == rows[:, 0].tolist()
+    (own,) = family.embed(clip, ["red balloon"])
+    assert (own.place + length).tolist() == own.rows[:, 0].tolist()
 
 
 def test_several_text_encoders_are_refused_where_one_reads():
@@ -253,13 +254,13 @@ class T5AndLlama:
 def test_hidream_reads_once_by_t5_and_twice_by_llama():
     clip = T5AndLlama()
     for text in TEXTS:
-        (rows,) = HiDream().embed(clip, [text])
-        t5, last, own = (rows[rows[:, -1] == kind] for kind in range(3))
+        (tokens,) = HiDream().embed(clip, [text])
+        t5, last, own = (tokens.rows[tokens.kind == kind] for kind in range(3))
         assert plain(clip.llama.decode(last)) == plain(text)
-        assert torch.equal(last[:, :-1], own[:, :-1])
+        assert torch.equal(last, own)
         assert plain(clip.t5.decode(t5)) == plain(text) or not text.isascii()
 
 
 def test_hidream_without_t5_reads_by_llama_alone():
     both, alone = (HiDream().embed(T5AndLlama(loaded), ["cat"])[0] for loaded in (1.0, 0.0))
-    assert torch.equal(alone, both[both[:, -1] > 0])
+    assert torch.equal(alone.rows, both.rows[both.kind > 0])

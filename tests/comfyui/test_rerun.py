@@ -7,6 +7,7 @@ held against what the family hears, which the laws hold against the model itself
 import gc
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import comfy.latent_formats
 import comfy.model_management
@@ -90,14 +91,12 @@ def test_through_a_stranger_a_picture_is_looked_at_as_through_its_family(tiny, f
 @pytest.mark.parametrize("tiny", NUMBERED, indirect=True)
 def test_where_a_text_has_places_a_concept_stands_at_its_beginning(tiny, forget, monkeypatch):
     network = tiny.model().model.diffusion_model
-    family = families.find(network)
+    family = families.family_of(network)
     embed, words = family.embed, "cat, dog, sky"  # a word each: all stand at the first place
 
     def at_the_beginning(clip, words):
-        rows = embed(clip, words)
-        for own in rows:
-            own[:, -1] = -999
-        return rows
+        read = embed(clip, words)
+        return [replace(own, place=torch.full_like(own.place, -999)) for own in read]
 
     monkeypatch.setattr(family, "embed", at_the_beginning)
     expected = hear(tiny, words=words)
@@ -204,7 +203,9 @@ def test_a_text_that_two_encoders_read_is_refused(forget):
     forget()
     model = TINY["Flux.1"].model()
     with pytest.raises(ConceptAttentionError, match="its text is read by l and t5xxl of its CLIP"):
-        unknown.Rerun(model.model.diffusion_model, "double_blocks").embed(TwoReaders(), ["cat"])
+        unknown.GenericFamily(model.model.diffusion_model, "double_blocks").embed(
+            TwoReaders(), ["cat"]
+        )
 
 
 def test_what_is_neither_picture_nor_video_is_refused(forget, monkeypatch):
@@ -237,14 +238,14 @@ def kind_of(name: str) -> type:
 @pytest.mark.parametrize("name", ACROSS)
 def test_models_that_attend_across_are_told_from_joint_ones_by_their_code(name):
     model = kind_of(name)
-    assert unknown.blocks_of(model) is None
-    assert unknown.blocks_of(type("Fork", (model,), {})) is None
+    assert unknown.stack_of(model) is None
+    assert unknown.stack_of(type("Fork", (model,), {})) is None
 
 
 @pytest.mark.parametrize("tiny", ALONE + NUMBERED + ["AuraFlow", "Lens", "Mochi"], indirect=True)
 def test_joint_models_are_known_by_their_code_and_so_are_their_forks(tiny):
     network = tiny.model().model.diffusion_model
-    listed = unknown.blocks_of(type(network))
+    listed = unknown.stack_of(type(network))
     assert listed is not None
-    assert getattr(network, listed) is families.find(network).blocks(network)
-    assert unknown.blocks_of(type("Fork", (type(network),), {})) == listed
+    assert getattr(network, listed) is families.family_of(network).blocks(network)
+    assert unknown.stack_of(type("Fork", (type(network),), {})) == listed

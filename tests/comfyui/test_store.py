@@ -4,7 +4,7 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.hosts.comfyui.store import Silence, Store
+from conceptattention.conceptattention_core.hosts.comfyui.store import NotRecorded, Store
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
 
 NEVER = "No concepts were recorded for this latent"
@@ -154,7 +154,7 @@ def test_a_run_that_failed_to_a_black_picture_does_not_answer_for_others(store):
 
 
 def test_silence_says_why(store):
-    store.file([latent()], Silence(recording().spec, "because"))
+    store.file([latent()], NotRecorded(recording().spec, "because"))
     with pytest.raises(ConceptAttentionError, match="because"):
         store.find(latent())
 
@@ -183,7 +183,7 @@ def test_the_newest_recording_stays_however_large():
 def test_runs_that_could_not_be_recorded_do_not_fill_the_store():
     store = Store(capacity=100_000)
     for seed in range(60):
-        store.file([latent(1, seed=seed)], Silence(recording().spec, "because"))
+        store.file([latent(1, seed=seed)], NotRecorded(recording().spec, "because"))
     assert len(store) < 30
 
 

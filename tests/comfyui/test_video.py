@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.hosts.comfyui.families import find
+from conceptattention.conceptattention_core.hosts.comfyui.families import family_of
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.nodes.locate import Locate
 from conceptattention.nodes.masks import Masks, Pick
@@ -96,7 +96,7 @@ def test_each_of_hunyuans_models_has_its_own_grid(patch, scale, latents, picture
     twin = type(network).__new__(type(network))
     torch.nn.Module.__init__(twin)
     twin.patch_size = patch
-    grid = find(twin).grid(twin, 90, 160, latents)
+    grid = family_of(twin).grid(twin, 90, 160, latents)
     assert (grid.h, grid.w) == (90 * scale, 160 * scale)
     assert grid.patch == scale * patch[-1]
     assert (grid.time.frames, grid.time.pictures) == (latents, pictures)
@@ -110,6 +110,6 @@ def test_cogvideox_1_5_has_two_latent_frames_in_a_patch():
         twin = type(network).__new__(type(network))
         torch.nn.Module.__init__(twin)
         twin.patch_size, twin.patch_size_t = 2, depth
-        grids.append(find(twin).grid(twin, 60, 90, 13).time)
+        grids.append(family_of(twin).grid(twin, 60, 90, 13).time)
     assert [time.frames for time in grids] == [13, 7]
     assert [time.pictures for time in grids] == [49, 49]

@@ -1,8 +1,8 @@
 """Around the blocks of a model, for the length of one call: concepts step where a block attends.
 
-A block is wrapped with whatever another pack has put there, or listened to as a module where there
-is no place for patches. Its attention is the ordinary one, or another pack's; it is only listened
-to, and by its projections where no other can take its place.
+A block is wrapped with whatever another pack has put there, or hooked as a module where ComfyUI has
+no place for patches. Its attention is the ordinary one, or another pack's; its tensors are only
+read, and where no other attention can take its place, those of its projections.
 """
 
 import inspect
@@ -13,180 +13,177 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .call import BlockInput, CallForward
+from .families.base import PATCHED, BlockCall, Names
 from .foreign import forward_pack
 from .override import OVERRIDE, merge_heads, split_heads
-from .run import Arrival, Forward
 
 PROJECTIONS = ("to_q", "to_k", "to_v")
-OUR_NAMES = {name: name for name in ("img", "txt", "vec", "pe")}
+OPTIONS = "transformer_options"
 
 
-def patch_blocks(forward: Forward, options: dict[str, Any]) -> None:
+def patch_blocks(forward: CallForward, options: dict[str, Any]) -> None:
     """Wrap what is patched into the blocks, or the blocks themselves, in the options of a call."""
     replaced = dict(options.get("patches_replace", {}))
     blocks = replaced["dit"] = dict(replaced.get("dit", {}))
-    for index in range(forward.run.tour.blocks.stop):
+    for index in range(forward.plan.blocks.stop):
         key = ("double_block", index)
         blocks[key] = _around_block(forward, index, blocks.get(key))
     options["patches_replace"] = replaced
 
 
-def hook_blocks(forward: Forward, network: nn.Module, hooks: ExitStack) -> None:
-    """Listen to blocks that cannot be patched, until `hooks` are closed."""
-    tour = forward.run.tour
-    for index, block in enumerate(tour.family.blocks(network)[: tour.blocks.stop]):
-        attention = tour.family.attention(block)
+def hook_blocks(forward: CallForward, hooks: ExitStack) -> None:
+    """Hook blocks that cannot be patched, until `hooks` are closed."""
+    family = forward.family
+    blocks = family.blocks(forward.network)[: forward.plan.blocks.stop]
+    for index, block in enumerate(blocks):
+        attention = family.attention(block)
         if attention is None:
-            hook_block(forward, index, block, tour.family.arguments, hooks)
+            hook_block(forward, index, block, family.arguments, hooks)
         else:
             _hook_projections(forward, index, block, attention, hooks)
 
 
-def hook_where_patches_are_ignored(forward: Forward, network: nn.Module, hooks: ExitStack) -> None:
-    """Listen to a model's blocks as modules as well, where another pack's forward runs it.
+def hook_where_patches_are_ignored(forward: CallForward, hooks: ExitStack) -> None:
+    """Hook a model's blocks as modules as well, where another pack's forward runs the model.
 
-    Such a forward may not look for patches. Its blocks are listened to if they are ComfyUI's own
-    and called by our names.
+    Such a forward may not look for patches. Its blocks are hooked if they are ComfyUI's own and
+    called by the names that patches use.
     """
-    if forward_pack(network) is None:
+    if forward_pack(forward.network) is None:
         return
-    tour = forward.run.tour
-    blocks = tour.family.blocks(network)[: tour.blocks.stop]
+    blocks = forward.family.blocks(forward.network)[: forward.plan.blocks.stop]
     if any(forward_pack(block) is not None for block in blocks):
         return
     for index, block in enumerate(blocks):
         known = inspect.signature(type(block).forward).parameters
-        if all(name in known for name in ("transformer_options", *OUR_NAMES)):
-            hook_block(forward, index, block, OUR_NAMES, hooks)
+        if all(name in known for name in (OPTIONS, *PATCHED.values())):
+            hook_block(forward, index, block, PATCHED, hooks)
 
 
 def hook_block(
-    forward: Forward, index: int, block: nn.Module, names: dict[str, str], hooks: ExitStack
+    forward: CallForward, index: int, block: nn.Module, names: Names, hooks: ExitStack
 ) -> None:
-    """Listen to a block, whose arguments have these `names`, until `hooks` are closed."""
+    """Hook a block, whose arguments have these `names`, until `hooks` are closed."""
     before_block = _before_block(forward, index, names)
     hooks.callback(block.register_forward_pre_hook(before_block, with_kwargs=True).remove)
 
 
 def _hook_projections(
-    forward: Forward, index: int, block: nn.Module, attention: Any, hooks: ExitStack
+    forward: CallForward, index: int, block: nn.Module, attention: Any, hooks: ExitStack
 ) -> None:
-    """Listen to a block with an attention that none can take the place of."""
-    ears = Ears(forward, index)
+    """Hook a block with an attention that none can take the place of."""
+    own = ProjectionHooks(forward, index)
     for name in PROJECTIONS:
-        hear = partial(ears.after_projection, name)
-        hooks.callback(getattr(attention, name).register_forward_hook(hear).remove)
+        after_projection = partial(own.after_projection, name)
+        hooks.callback(getattr(attention, name).register_forward_hook(after_projection).remove)
     for handle in (
-        block.register_forward_pre_hook(ears.before_block, with_kwargs=True),
-        attention.to_out[0].register_forward_pre_hook(ears.before_output_projection),
-        block.register_forward_hook(ears.after_block),
+        block.register_forward_pre_hook(own.before_block, with_kwargs=True),
+        attention.to_out[0].register_forward_pre_hook(own.before_output_projection),
+        block.register_forward_hook(own.after_block),
     ):
         hooks.callback(handle.remove)
 
 
-class Ears:
-    """Tells the concepts before a block what its attention projects, and then what it attends to.
+class ProjectionHooks:
+    """Collects what a block's attention projects, until its output is projected.
 
-    They are told once: afterwards they go through the same layers, and nothing is heard.
+    The concepts step once: afterwards they go through the same layers themselves, and nothing is
+    collected.
     """
 
-    def __init__(self, forward: Forward, index: int):
+    def __init__(self, forward: CallForward, index: int):
         self.forward, self.index = forward, index
-        self.arrived: Arrival | None = None
-        self.heard: dict[str, Tensor] = {}  # b n (head d)
+        self.at: BlockInput | None = None
+        self.projected: dict[str, Tensor] = {}  # b n (head d)
 
     def before_block(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.arrived, self.heard = None, {}
-        with self.forward.run.guard():
-            names = self.forward.run.tour.family.arguments
-            self.arrived = self.forward.arrives(
-                self.index, _named(names, _call(block, args, kwargs))
-            )
+        self.at, self.projected = None, {}
+        with self.forward.guard():
+            call = _block_call(self.forward.family.arguments, _bind(block, args, kwargs))
+            self.at = self.forward.before_block(self.index, call)
 
     def after_projection(
         self, name: str, _layer: nn.Module, _args: tuple, projected: Tensor
     ) -> None:
-        if self.arrived is not None:
-            self.heard[name] = projected
+        if self.at is not None:
+            self.projected[name] = projected
 
     def before_output_projection(self, _layer: nn.Module, args: tuple[Tensor]) -> None:
-        arrived, heard = self.arrived, self.heard
-        self.arrived, self.heard = None, {}
-        if arrived is None or len(heard) < len(PROJECTIONS):
+        at, projected = self.at, self.projected
+        self.at, self.projected = None, {}
+        if at is None or len(projected) < len(PROJECTIONS):
             return
-        with self.forward.run.guard():
-            heard = {**heard, "out": args[0]}
-            if all(x.shape[1] == arrived.layout.length for x in heard.values()):
-                q, k, v = (heard[name] for name in PROJECTIONS)
-                self.forward.step_by_projections(arrived, q, k, v, heard["out"])
+        with self.forward.guard():
+            (out, *_), (q, k, v) = args, (projected[name] for name in PROJECTIONS)
+            if all(x.shape[1] == at.layout.length for x in (q, k, v, out)):
+                self.forward.after_projections(at, q, k, v, out)
 
     def after_block(self, *_: Any) -> None:
-        self.arrived, self.heard = None, {}  # the host's tensors go with their block
+        self.at, self.projected = None, {}  # the host's tensors go with their block
 
 
-def _around_block(forward: Forward, index: int, earlier: Callable | None) -> Callable:
+def _around_block(forward: CallForward, index: int, earlier: Callable | None) -> Callable:
     def around_block(args, extra):
         original = extra["original_block"]
 
-        def listening(args):
+        def recording(args):
             given = args
-            with forward.run.guard():
-                options = args.get("transformer_options")
+            with forward.guard():
+                options = args.get(OPTIONS)
                 if options is not None:
-                    arrived = forward.arrives(index, {**args, "original_block": original})
-                    if arrived is not None:
-                        tap = _around_attention(forward, arrived, options.get(OVERRIDE))
-                        given = {**args, "transformer_options": {**options, OVERRIDE: tap}}
+                    call = BlockCall.of(forward.family.arguments, args, options, original)
+                    at = forward.before_block(index, call)
+                    if at is not None:
+                        tap = _around_attention(forward, at, options.get(OVERRIDE))
+                        given = {**args, OPTIONS: {**options, OVERRIDE: tap}}
             return original(given)
 
         if earlier is None:
-            return listening(args)
-        return earlier(args, {**extra, "original_block": listening})
+            return recording(args)
+        return earlier(args, {**extra, "original_block": recording})
 
     return around_block
 
 
-def _before_block(forward: Forward, index: int, names: dict[str, str]) -> Callable:
+def _before_block(forward: CallForward, index: int, names: Names) -> Callable:
     def before_block(block, args, kwargs):
         given = None
-        with forward.run.guard():
-            call = _call(block, args, kwargs)
-            named = _named(names, call)
-            options = named["transformer_options"]
-            arrived = forward.arrives(index, named)
-            if arrived is not None:
-                tap = _around_attention(forward, arrived, options.get(OVERRIDE))
-                call.arguments["transformer_options"] = {**options, OVERRIDE: tap}
-                given = call.args[1:], call.kwargs
+        with forward.guard():
+            bound = _bind(block, args, kwargs)
+            call = _block_call(names, bound)
+            at = forward.before_block(index, call)
+            if at is not None:
+                options = call.options or {}
+                tap = _around_attention(forward, at, options.get(OVERRIDE))
+                bound.arguments[OPTIONS] = {**options, OVERRIDE: tap}
+                given = bound.args[1:], bound.kwargs
         return given
 
     return before_block
 
 
-def _call(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments:
+def _bind(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments:
     # the class's forward: another pack may have put one with other arguments in its place
     return inspect.signature(type(block).forward).bind(block, *args, **kwargs)
 
 
-def _named(names: dict[str, str], call: inspect.BoundArguments) -> dict[str, Any]:
-    """What a block is called with, by our names."""
-    named = {ours: call.arguments.get(theirs) for ours, theirs in names.items()}
-    named["transformer_options"] = call.arguments.get("transformer_options") or {}
-    return named
+def _block_call(names: Names, bound: inspect.BoundArguments) -> BlockCall:
+    return BlockCall.of(names, bound.arguments, bound.arguments.get(OPTIONS) or {})
 
 
-def _around_attention(forward: Forward, arrived: Arrival, earlier: Callable | None) -> Callable:
+def _around_attention(forward: CallForward, at: BlockInput, earlier: Callable | None) -> Callable:
     def around_attention(attention, q, k, v, heads, *rest, **kwargs):
         if earlier is None:
             out = attention(q, k, v, heads, *rest, **kwargs)
         else:
             out = earlier(attention, q, k, v, heads, *rest, **kwargs)
-        with forward.run.guard():
+        with forward.guard():
             if not kwargs.get("skip_reshape"):
                 q, k, v = (split_heads(x, heads) for x in (q, k, v))
-            if q.shape[2] == arrived.layout.length:
+            if q.shape[2] == at.layout.length:
                 merged = merge_heads(out) if kwargs.get("skip_output_reshape") else out
-                forward.step(arrived, q, k, v, merged)
+                forward.after_attention(at, q, k, v, merged)
         return out
 
     return around_attention

@@ -11,7 +11,7 @@ from comfy.model_management import InterruptProcessingException
 from torch import Tensor
 
 from ... import ConceptAttentionError
-from ...locating import Enough
+from ...forward import StopForward
 
 LOG = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Watch:
     ) -> bool:
         self.pause.__exit__(None, None, None)
         # a signal of our own, and the user's wish to end the prompt
-        passes = isinstance(error, (Enough, InterruptProcessingException))
+        passes = isinstance(error, (StopForward, InterruptProcessingException))
         if passes or not isinstance(error, Exception):
             return False
         self.guard.catch(error)

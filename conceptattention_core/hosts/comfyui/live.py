@@ -12,7 +12,7 @@ from ...maps import ReadSpec, read_maps
 from ...masks import upsample
 from ...output.render import draw_heat_map
 from ...recording import Recording
-from .store import Silence
+from .store import NotRecorded
 
 MOST_PIXELS = 512  # along the longer side of a preview
 
@@ -42,15 +42,15 @@ class View:
     """Of the maps looked at so far, `y x`."""
     count: int = 0
 
-    def show(self, step: int, total: int, heard: Callable[[], Recording | Silence]) -> None:
+    def show(self, step: int, total: int, recorded: Callable[[], Recording | NotRecorded]) -> None:
         """After a step: the mean over the steps looked at so far, of the first picture.
 
         Only the step at hand is read, so that the cost does not grow with the run.
         """
         if (step + 1) % self.live.every:
             return
-        recording = heard()
-        if isinstance(recording, Silence) or recording.steps[-1][1] != step:
+        recording = recorded()
+        if isinstance(recording, NotRecorded) or recording.steps[-1][1] != step:
             return
         maps = read_maps(recording, ReadSpec(steps=str(step))).of_image(0)
         now = maps.of(self.live.name)

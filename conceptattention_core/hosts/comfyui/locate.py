@@ -27,9 +27,9 @@ from ...locating import (
     resize,
 )
 from ...recording import Recording, RecordSpec
-from .families import find
+from .families import family_of
 from .patch import record
-from .store import Silence
+from .store import NotRecorded
 
 
 def locate(
@@ -43,26 +43,26 @@ def locate(
     pictures = to_rgb(image)
     network = model.get_model_object("diffusion_model")
     h, w = pictures.shape[-2:]
-    patch = find(network).grid(network, 1, 1).patch
+    patch = family_of(network).grid(network, 1, 1).patch
     size = fit(h, w, patch, how.megapixels)
     latent = vae.encode(rearrange(resize(pictures, size), "b rgb h w -> b h w rgb"))
-    heard: list[Recording | Silence] = []
-    listening = record(
-        model, clip, spec, file=lambda latents, recording: heard.append(recording), stops=True
+    recordings: list[Recording | NotRecorded] = []
+    recorded = record(
+        model, clip, spec, file=lambda latents, recording: recordings.append(recording), stops=True
     )
-    guider = comfy.samplers.CFGGuider(listening)
+    guider = comfy.samplers.CFGGuider(recorded)
     caption = encode_caption(clip, how.caption)
     guider.set_conds(caption, caption)
     guider.set_cfg(1.0)
     bar = comfy.utils.ProgressBar(how.looks)
-    glance = Glance(how, looked=lambda: bar.update(1))
+    sampler = LocateSampler(how, looked=lambda: bar.update(1))
     levels = how.noise
     if not is_flow(model.get_model_object("model_sampling")):
         levels = map(noise_ratio, levels)
     sigmas = torch.tensor([*levels, 0.0])
-    guider.sample(torch.zeros_like(latent), latent, glance, sigmas, seed=how.seed)
-    (recording,) = heard
-    if isinstance(recording, Silence):
+    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, seed=how.seed)
+    (recording,) = recordings
+    if isinstance(recording, NotRecorded):
         raise ConceptAttentionError(recording.reason)
     return replace(recording, grid=replace(recording.grid, size=(h, w)))
 
@@ -95,7 +95,7 @@ def is_flow(sampling: Any) -> bool:
     return isinstance(sampling, CONST)
 
 
-class Glance(comfy.samplers.Sampler):
+class LocateSampler(comfy.samplers.Sampler):
     """A sampler that calls the model at each look of `how` and leaves the picture as it is."""
 
     def __init__(self, how: LocateSpec, looked: Callable[[], None]):

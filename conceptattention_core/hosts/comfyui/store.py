@@ -52,7 +52,7 @@ class NeverRecordedError(ConceptAttentionError):
 
 
 @dataclass(frozen=True)
-class Silence:
+class NotRecorded:
     """A run from which nothing could be recorded, and why."""
 
     spec: RecordSpec
@@ -108,7 +108,7 @@ def _signs(count: int) -> Tensor:
 class _Entry:
     sketch: Sketch
     index: int  # of the picture in its batch
-    heard: Recording | Silence
+    recording: Recording | NotRecorded
     prompt: str | None  # the prompt that was executed when it was filed
 
 
@@ -122,7 +122,7 @@ class _Match:
 
     @property
     def spec(self) -> RecordSpec:
-        return self.entry.heard.spec
+        return self.entry.recording.spec
 
     @property
     def whole(self) -> bool:
@@ -138,13 +138,13 @@ class Store:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()  # oldest first
         self._dropped: OrderedDict[int, _Entry] = OrderedDict()
         self._next = 0
-        self._tensors: list[tuple[weakref.ref[Tensor], Recording | Silence]] = []
+        self._tensors: list[tuple[weakref.ref[Tensor], Recording | NotRecorded]] = []
 
-    def file(self, latents: list[Tensor], heard: Recording | Silence) -> None:
+    def file(self, latents: list[Tensor], recording: Recording | NotRecorded) -> None:
         """File a run under every latent `b ...` that came out of it."""
         prompt = self.current_prompt()
         entries = [
-            _Entry(Sketch.of(item), index, heard, prompt)
+            _Entry(Sketch.of(item), index, recording, prompt)
             for latent in latents
             for index, item in enumerate(latent)
         ]
@@ -154,9 +154,9 @@ class Store:
                 self._entries[self._next] = entry
                 self._next += 1
             for latent in latents:
-                self._remember(latent, heard)
+                self._remember(latent, recording)
             # The newest stays, however large: it is the one that will be asked for.
-            while self._nbytes() > self.capacity and self._oldest().heard is not heard:
+            while self._nbytes() > self.capacity and self._oldest().recording is not recording:
                 self._drop_oldest()
             self._forget_tensors()
 
@@ -181,29 +181,29 @@ class Store:
             found = [self._match(Sketch.of(item), latent, spec, among, foreign) for item in latent]
             first = found[0][0]
             for match in (match for matches in found for match in matches):
-                if isinstance(match.entry.heard, Silence):
-                    raise ConceptAttentionError(match.entry.heard.reason)
+                if isinstance(match.entry.recording, NotRecorded):
+                    raise ConceptAttentionError(match.entry.recording.reason)
                 if _kind(match) != _kind(first):
                     raise ConceptAttentionError(
                         "The pictures of this latent were recorded with different concepts or "
                         "settings. Read the maps of each sampler by itself."
                     )
-                self._remember(latent, match.entry.heard)
-        heard = first.entry.heard
-        assert isinstance(heard, Recording)
+                self._remember(latent, match.entry.recording)
+        recording = first.entry.recording
+        assert isinstance(recording, Recording)
         if all(len(matches) == 1 and matches[0].whole for matches in found):
-            return replace(heard, scores=torch.cat([_scores(matches[0]) for matches in found]))
+            return replace(recording, scores=torch.cat([_scores(matches[0]) for matches in found]))
         return replace(
-            heard,
+            recording,
             scores=torch.cat([_scores_of_cells(matches) for matches in found]),
-            grid=_cut(heard.grid, sum(len(match.cells) for match in found[0])),
+            grid=_cut(recording.grid, sum(len(match.cells) for match in found[0])),
         )
 
     def recorded(self, specs: Sequence[RecordSpec]) -> bool:
-        """Whether any of these was ever recorded, also where nothing could be heard."""
+        """Whether any of these was ever recorded, also where nothing could be read."""
         with self._lock:
             filed = [*self._entries.values(), *self._dropped.values()]
-        return any(entry.heard.spec in specs for entry in filed)
+        return any(entry.recording.spec in specs for entry in filed)
 
     def clear(self) -> None:
         with self._lock:
@@ -232,7 +232,7 @@ class Store:
             matches = [
                 match
                 for entry in reversed(entries.values())
-                if (spec is None or entry.heard.spec == spec)
+                if (spec is None or entry.recording.spec == spec)
                 and (match := _compare(sketch, entry)).distance <= TOLERANCE
             ]
             if matches:
@@ -246,7 +246,7 @@ class Store:
         prompt = self.current_prompt()
 
         def is_known(match: _Match) -> bool:
-            return any(match.entry.heard is heard for heard in known)
+            return any(match.entry.recording is recording for recording in known)
 
         def is_of_this_prompt(match: _Match) -> bool:
             return prompt is not None and match.entry.prompt == prompt
@@ -265,41 +265,43 @@ class Store:
             raise ConceptAttentionError(_ambiguous(matches[0].spec, others[0].spec))
         return matches[0]
 
-    def _remember(self, latent: Tensor, heard: Recording | Silence) -> None:
+    def _remember(self, latent: Tensor, recording: Recording | NotRecorded) -> None:
         """The very tensor is the best name of a run: its values may be those of others, too."""
-        if not any(heard is other for other in self._known(latent)):
-            self._tensors.append((weakref.ref(latent), heard))
+        if not any(recording is other for other in self._known(latent)):
+            self._tensors.append((weakref.ref(latent), recording))
 
-    def _known(self, latent: Tensor) -> list[Recording | Silence]:
+    def _known(self, latent: Tensor) -> list[Recording | NotRecorded]:
         """The runs that this tensor, or what it is a view of, is known to belong to."""
         self._forget_tensors()
         place = _storage(latent)
         return [
-            heard
-            for tensor, heard in self._tensors
+            recording
+            for tensor, recording in self._tensors
             if (kept := tensor()) is not None and _storage(kept) == place
         ]
 
     def _forget_tensors(self) -> None:
         """Those that are gone, and those whose recordings are."""
-        held = {id(entry.heard) for entry in self._entries.values()}
+        held = {id(entry.recording) for entry in self._entries.values()}
         self._tensors = [
-            (tensor, heard)
-            for tensor, heard in self._tensors
-            if tensor() is not None and id(heard) in held
+            (tensor, recording)
+            for tensor, recording in self._tensors
+            if tensor() is not None and id(recording) in held
         ]
 
     def _forget_earlier(self, entry: _Entry) -> None:
         """The same picture recorded in the same way again takes the place of the old one."""
         for entries in (self._entries, self._dropped):
             for key, other in list(entries.items()):
-                if other.heard.spec == entry.heard.spec and _same(other.sketch, entry.sketch):
+                if other.recording.spec == entry.recording.spec and _same(
+                    other.sketch, entry.sketch
+                ):
                     del entries[key]
 
     def _drop_oldest(self) -> None:
         """Let go of the oldest picture; that it was there stays known for a while."""
         key, entry = self._entries.popitem(last=False)
-        self._dropped[key] = replace(entry, heard=Silence(entry.heard.spec, DROPPED))
+        self._dropped[key] = replace(entry, recording=NotRecorded(entry.recording.spec, DROPPED))
         most = self.capacity * DROPPED_SHARE
         while sum(kept.sketch.sums.nbytes for kept in self._dropped.values()) > most:
             self._dropped.popitem(last=False)
@@ -308,7 +310,7 @@ class Store:
         return next(iter(self._entries.values()))
 
     def _nbytes(self) -> int:
-        recordings = {id(e.heard): e.heard.nbytes for e in self._entries.values()}
+        recordings = {id(e.recording): e.recording.nbytes for e in self._entries.values()}
         filed = (*self._entries.values(), *self._dropped.values())
         return sum(recordings.values()) + sum(e.sketch.sums.nbytes for e in filed)
 
@@ -334,17 +336,17 @@ def _storage(tensor: Tensor) -> tuple[torch.device, int]:
 
 def _scores(match: _Match) -> Tensor:
     """All frames of a picture, `frame step block c y x`."""
-    heard, index = match.entry.heard, match.entry.index
-    assert isinstance(heard, Recording)
-    frames = heard.grid.time.frames
-    return heard.scores[index * frames : (index + 1) * frames]
+    recording, index = match.entry.recording, match.entry.index
+    assert isinstance(recording, Recording)
+    frames = recording.grid.time.frames
+    return recording.scores[index * frames : (index + 1) * frames]
 
 
 def _scores_of_cells(matches: list[_Match]) -> Tensor:
     """Those frames in which cells lie, `frame step block c y x`; of each patch its first cell."""
-    heard = matches[0].entry.heard
-    assert isinstance(heard, Recording)
-    patch = heard.grid.time.patch
+    recording = matches[0].entry.recording
+    assert isinstance(recording, Recording)
+    patch = recording.grid.time.patch
     frames = [_scores(match)[cell // patch] for match in matches for cell in match.cells]
     return torch.stack(frames[::patch])
 
@@ -355,10 +357,10 @@ def _cut(grid: Grid, cells: int) -> Grid:
 
 
 def _kind(match: _Match) -> tuple:
-    heard = match.entry.heard
-    assert isinstance(heard, Recording)
-    still = replace(heard.grid, time=replace(heard.grid.time, latents=1, lead=0))
-    return heard.spec, still, heard.steps, heard.blocks
+    recording = match.entry.recording
+    assert isinstance(recording, Recording)
+    still = replace(recording.grid, time=replace(recording.grid.time, latents=1, lead=0))
+    return recording.spec, still, recording.steps, recording.blocks
 
 
 def _ambiguous(one: RecordSpec, other: RecordSpec) -> str:

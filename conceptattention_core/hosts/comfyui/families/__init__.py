@@ -1,7 +1,8 @@
 """The model families there are.
 
-A family is one file beside this one and one line in `FAMILIES`. All plumbing lies in `patch.py`,
-`blocks.py` and `run.py`; models of no family go the slow way of `rerun.py`.
+A family is one file in this folder and one line in `FAMILIES`. The plumbing that all share lies
+outside: `patch.py`, `blocks.py` and `run.py`. Models of no family take the generic path of
+`unknown.py`.
 """
 
 from torch import nn
@@ -30,7 +31,7 @@ from .omnigen2 import OmniGen2
 from .pixeldit import PixelDiT
 from .qwen_image import QwenImage
 from .sd3 import SD3
-from .unknown import Rerun, blocks_of
+from .unknown import GenericFamily, stack_of
 
 FAMILIES: list[Family] = [
     Flux(),
@@ -58,7 +59,8 @@ FAMILIES: list[Family] = [
 ]
 
 
-def find(model: nn.Module) -> Family:
+def family_of(model: nn.Module) -> Family:
+    """The family of a diffusion model; ConceptAttentionError where it has no joint attention."""
     if any(type(part).__name__.startswith("Nunchaku") for part in model.modules()):
         raise ConceptAttentionError(
             "Nunchaku runs a model in blocks of its own, in which concepts cannot ride. Load the "
@@ -67,9 +69,9 @@ def find(model: nn.Module) -> Family:
     for family in FAMILIES:
         if family.matches(model):
             return family
-    blocks = blocks_of(type(model))
-    if blocks is not None:
-        return Rerun(model, blocks)
+    stack = stack_of(type(model))
+    if stack is not None:
+        return GenericFamily(model, stack)
     pack = pack_of(type(model))
     raise ConceptAttentionError(
         f"Concept attention needs joint text-image attention. Got {type(model).__name__}"

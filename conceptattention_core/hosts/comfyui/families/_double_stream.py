@@ -1,69 +1,51 @@
-"""The double-stream block that Flux.1, Flux.2 and Chroma share, and its rotary positions."""
+"""The double-stream block that Flux.1, Flux.2, Chroma, LongCat and Hunyuan share.
+
+ComfyUI: `comfy.ldm.flux.layers.DoubleStreamBlock`.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comfy.ldm.flux.layers import DoubleStreamBlock, ModulationOut
-from einops import rearrange
 from torch import Tensor
 
-from .base import Places
-from .positions import place, unplace
+from ....rotary import Rotary
+from ....text_side import ConceptStream, Heads, Modulation, TextSide, split_joined
 
 
-@dataclass(frozen=True)
-class DoubleStreamRide:
-    """Concepts on their way through `double_blocks`."""
+def double_stream(
+    model: Any, concepts: Tensor, sequence: Rotary, vec: Tensor | None, own: Rotary | None = None
+) -> ConceptStream:
+    """Concepts `b t (head d)` on their way through `double_blocks`, modulated by `vec`, `b d`.
 
-    model: Any
-    concepts: Tensor
-    positions: Tensor  # b 1 (t p) d/2 2 2
-    vec: Tensor | None
-    """What modulates the concepts; None where each block is given its modulation."""
-    turns: Tensor | None = None
-    """The positions `1 1 t d/2 2 2` of the concepts; None at the origin, where they do nothing."""
+    Where that is None, each block is called with its modulation. `own` are the positions of the
+    concepts; None at the origin, where they do nothing.
+    """
 
-    def block(self, index: int, vec: Any) -> "DoubleStream":
-        block = self.model.double_blocks[index]
-        before_attention, before_mlp = vec[1] if self.vec is None else block.txt_mod(self.vec)
-        return DoubleStream(block, before_attention, before_mlp, self.turns)
+    def text_side(index: int, modulation: Any) -> TextSide:
+        block = model.double_blocks[index]
+        return _text_side(block, modulation[1] if vec is None else block.txt_mod(vec), own)
 
-    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
-        return unplace(queries, self.positions[:, :, image])
+    return ConceptStream(concepts=concepts, text_side=text_side, rotary=sequence)
 
 
-@dataclass(frozen=True)
-class DoubleStream:
-    """The text side of a block."""
+def _text_side(block: Any, modulation: tuple[Any, Any], rotary: Rotary | None) -> TextSide:
+    def project(x: Tensor) -> Heads:
+        q, k, v = split_joined(block.txt_attn.qkv(x), block.num_heads)
+        return *block.txt_attn.norm(q, k, v), v
 
-    block: DoubleStreamBlock
-    before_attention: ModulationOut
-    before_mlp: ModulationOut
-    turns: Tensor | None
+    attention, mlp = (Modulation(one.shift, one.scale, one.gate) for one in modulation)
+    return DoubleStreamSide(
+        norm=block.txt_norm1, project=project, modulation=attention, rotary=rotary,
+        out=block.txt_attn.proj,
+        norm_mlp=block.txt_norm2, mlp=block.txt_mlp, modulation_mlp=mlp,
+    )  # fmt: skip
 
-    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        modulated = _modulate(self.block.txt_norm1(concepts), self.before_attention)
-        q, k, v = rearrange(
-            self.block.txt_attn.qkv(modulated),
-            "b t (three head d) -> three b head t d",
-            three=3,
-            head=self.block.num_heads,
-        )
-        q, k = self.block.txt_attn.norm(q, k, v)
-        return q, k, v
 
-    def apply_rope(self, heads: Tensor) -> Tensor:
-        return heads if self.turns is None else place(heads, self.turns)
-
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DoubleStreamSide(TextSide):
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
-        concepts = concepts + self.before_attention.gate * self.block.txt_attn.proj(attended)
-        modulated = _modulate(self.block.txt_norm2(concepts), self.before_mlp)
-        concepts = concepts + self.before_mlp.gate * self.block.txt_mlp(modulated)
+        concepts = super().update(concepts, attended)
         if concepts.dtype == torch.float16:  # the block guards its own text stream the same way
             concepts = concepts.nan_to_num(nan=0.0, posinf=65504, neginf=-65504)
         return concepts
-
-
-def _modulate(normed: Tensor, by: ModulationOut) -> Tensor:
-    return torch.addcmul(by.shift, normed, 1 + by.scale)

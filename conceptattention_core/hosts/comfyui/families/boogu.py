@@ -1,124 +1,98 @@
 """Boogu: blocks of two streams, then blocks of one sequence, as OmniGen2's are.
 
-Concepts ride through both kinds, for text and picture attend to each other in either; the first
+Concepts pass through both kinds, for text and image attend to each other in either; the first
 number the blocks first. A concept is read by the language model inside the template of a prompt,
 from which its own tokens are taken; it stands at the places that they have there. Captions are
-refined before they meet the picture; so every concept is refined by itself, as a caption of its
-own. There is no pooled vector. The picture's attention to itself, beside the joint one in blocks
-of two streams, has no text and is not compared.
+refined before they meet the image; so every concept is refined by itself, as a caption of its own.
+There is no pooled vector. The image's attention to itself, beside the joint one in blocks of two
+streams, has no text and is not compared.
+
+ComfyUI: `comfy.ldm.boogu.model.BooguTransformer2DModel`, its block `BooguDoubleStreamBlock`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from ....classes import is_a
-from ....recording import Grid
-from ._omnigen_stream import OmniGenBlock, OmniGenRide, modulate, text_heads
-from .base import Family, Layout
-from .positions import numbered, place
-from .reading import read_template
-
-if TYPE_CHECKING:  # ComfyUI 0.3.64 does not have it
-    from comfy.ldm.boogu.model import BooguDoubleStreamBlock, BooguTransformer2DModel
+from ....attention import JointBlock
+from ....rotary import Rotary
+from ....text_side import ConceptStream, Heads, Modulation, TextSide
+from ....tokens import ConceptTokens
+from ._omnigen_stream import modulation_of, normed_heads, omnigen_stream, text_side
+from .base import LAST, BlockCall, Family, ModelCall
+from .reading import TemplateReader
 
 
 class Boogu(Family):
     name = "Boogu"
+    model = "comfy.ldm.boogu.model.BooguTransformer2DModel"
+    image_at = LAST
+    reads = TemplateReader(("qwen3vl_8b",))
+    text_width_at = "time_caption_embed.caption_embedder.1.in_features"
+    hooked = True
     arguments: ClassVar = {
-        "img": "img_hidden_states",
-        "txt": "instruct_hidden_states",
-        "pe": "joint_rotary_emb",
-        "joined": "hidden_states",  # both, in blocks of one sequence
-        "vec": "temb",
+        "image": "img_hidden_states",
+        "text": "instruct_hidden_states",
+        "sequence": "hidden_states",  # in blocks of one sequence
+        "rotary": "joint_rotary_emb",
+        "modulation": "temb",
     }
 
-    def matches(self, model: nn.Module) -> bool:
-        return is_a(model, "comfy.ldm.boogu.model.BooguTransformer2DModel")
-
-    def blocks(self, model: "BooguTransformer2DModel") -> Sequence[nn.Module]:
+    def blocks(self, model: Any) -> Sequence[nn.Module]:
         return [*model.double_stream_layers, *model.single_stream_layers]
 
-    def grid(self, model: "BooguTransformer2DModel", h: int, w: int, latents: int = 1) -> Grid:
-        return Grid.of_latent(h, w, patch=model.patch_size)
+    def start_stream(
+        self, model: Any, tokens: ConceptTokens, block: BlockCall, call: ModelCall
+    ) -> ConceptStream:
+        of_two_streams = len(model.double_stream_layers)
 
-    def layout(
-        self, model: "BooguTransformer2DModel", args: dict[str, Any], grid: Grid, ride: Any
-    ) -> Layout:
-        """Text, pictures to refer to, and the picture last."""
-        parts = [args[name] for name in ("txt", "img", "joined") if args.get(name) is not None]
-        length = sum(part.shape[1] for part in parts)
-        return Layout(length, slice(length - grid.patches, length))
+        def side(index: int, vec: Tensor, rotary: Rotary) -> JointBlock:
+            own: Any = self.blocks(model)[index]
+            kind = double_text_side if index < of_two_streams else text_side
+            return kind(own, vec, rotary)
 
-    def text_width(self, model: "BooguTransformer2DModel") -> int | None:
-        return model.time_caption_embed.caption_embedder[1].in_features
-
-    def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        return numbered(read_template(clip, words, self.name))
-
-    def enter(
-        self,
-        model: "BooguTransformer2DModel",
-        rows: Tensor,
-        args: dict[str, Any],
-        conds: dict[str, Any],
-    ) -> OmniGenRide:
-        return BooguRide.enter(model, rows, args, conds)
+        return omnigen_stream(model, tokens, block, call, side)
 
 
-class BooguRide(OmniGenRide):
-    def block(self, index: int, vec: Tensor) -> "BooguBlock | OmniGenBlock":
-        of_two_streams = self.model.double_stream_layers
-        if index >= len(of_two_streams):
-            single = self.model.single_stream_layers[index - len(of_two_streams)]
-            return OmniGenBlock.at(single, vec, self.turns)
-        block = of_two_streams[index]
-        scale, gate, scale_mlp, gate_mlp = modulate(block.instruct_norm1, vec)
-        # of the second norm the block uses the first two parts, the gate as a shift
-        scale_again, shift_mlp, _, _ = modulate(block.instruct_norm2, vec)
-        return BooguBlock(
-            block, scale, gate, scale_again, shift_mlp, scale_mlp, gate_mlp, self.turns
+def double_text_side(block: Any, vec: Tensor, rotary: Rotary) -> "BooguSide":
+    """A block of two streams at a noise level, as concepts go through it."""
+    own = block.img_instruct_attn
+    layers = own.processor
+
+    def project(x: Tensor) -> Heads:
+        return normed_heads(
+            own, layers.instruct_to_q(x), layers.instruct_to_k(x), layers.instruct_to_v(x)
         )
 
+    def four(norm: Any) -> Tensor:
+        return rearrange(modulation_of(norm, vec), "b (four d) -> four b 1 d", four=4)
 
-@dataclass(frozen=True)
-class BooguBlock:
-    """The text side of a block of two streams. The modulation is `b 1 d`."""
+    scale, gate, scale_mlp, gate_mlp = four(block.instruct_norm1)
+    # of the second norm the block uses the first two parts, the gate as a shift
+    scale_before, shift_mlp, _, _ = four(block.instruct_norm2)
+    return BooguSide(
+        norm=block.instruct_norm1.norm, project=project, rotary=rotary,
+        modulation=Modulation(None, scale, gate.tanh()),
+        out=lambda x: block.instruct_attn_norm(own.to_out[0](layers.instruct_out(x))),
+        norm_mlp=block.instruct_norm2.norm, modulation_before=Modulation(None, scale_before),
+        mlp=lambda x: block.instruct_ffn_norm2(
+            block.instruct_feed_forward(block.instruct_ffn_norm1(x))
+        ),
+        modulation_mlp=Modulation(shift_mlp, scale_mlp, gate_mlp.tanh()),
+    )  # fmt: skip
 
-    block: "BooguDoubleStreamBlock"
-    scale: Tensor
-    gate: Tensor
-    scale_again: Tensor
-    shift_mlp: Tensor
-    scale_mlp: Tensor
-    gate_mlp: Tensor
-    turns: Tensor
 
-    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        own = self.block.img_instruct_attn
-        modulated = self.block.instruct_norm1.norm(concepts) * (1 + self.scale)
-        project = own.processor
-        return text_heads(
-            own,
-            project.instruct_to_q(modulated),
-            project.instruct_to_k(modulated),
-            project.instruct_to_v(modulated),
-        )
-
-    def apply_rope(self, heads: Tensor) -> Tensor:
-        return place(heads, self.turns)
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BooguSide(TextSide):
+    modulation_before: Modulation
+    """Scales what is normed before the MLP, ahead of its own modulation."""
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
-        own = self.block.img_instruct_attn
-        attended = self.block.instruct_attn_norm(
-            own.to_out[0](own.processor.instruct_out(attended))
-        )
         # what goes into the MLP is the stream from before the attention
-        before = self.block.instruct_norm2.norm(concepts) * (1 + self.scale_again)
-        modulated = torch.addcmul(self.shift_mlp, before, 1 + self.scale_mlp)
-        hidden = self.block.instruct_feed_forward(self.block.instruct_ffn_norm1(modulated))
-        concepts = concepts + self.gate.tanh() * attended
-        return concepts + self.gate_mlp.tanh() * self.block.instruct_ffn_norm2(hidden)
+        before = self.modulation_before(self.norm_mlp(concepts))
+        hidden = self.mlp(self.modulation_mlp(before))
+        concepts = concepts + self.modulation.gated(self.out(attended))
+        return concepts + self.modulation_mlp.gated(hidden)

@@ -2,110 +2,71 @@
 
 A concept is read by T5 alone, padded as a prompt is (arXiv 2502.04320, section 5.4). Text has no
 positions and there is no pooled vector.
+
+ComfyUI: `comfy.ldm.cogvideo.model.CogVideoXBlock`, since 0.21.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from ....classes import is_a
 from ....recording import Grid, Time
-from .base import Family, Places
-from .positions import turns_of_waves, unplace
-from .reading import read_t5
+from ....rotary import Rotary
+from ....text_side import ConceptStream, Heads, Modulation, TextSide, split_heads
+from ....tokens import ConceptTokens
+from .base import BlockCall, Family, ModelCall
+from .reading import T5Reader
 
-if TYPE_CHECKING:  # ComfyUI has it since 0.21
-    from comfy.ldm.cogvideo.model import CogVideoXBlock, CogVideoXTransformer3DModel
-
-PACE = 4
+FRAMES_PER_LATENT = 4
 
 
 class CogVideoX(Family):
     name = "CogVideoX"
+    model = "comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel"
+    stack = "blocks"
+    reads = T5Reader()
+    text_width_at = "patch_embed.text_proj.in_features"
+    hooked = True
     arguments: ClassVar = {
-        "img": "hidden_states",
-        "txt": "encoder_hidden_states",
-        "vec": "temb",
-        "pe": "image_rotary_emb",
+        "image": "hidden_states",
+        "text": "encoder_hidden_states",
+        "modulation": "temb",
+        "rotary": "image_rotary_emb",
     }
 
-    def matches(self, model: nn.Module) -> bool:
-        return is_a(model, "comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel")
-
-    def blocks(self, model: "CogVideoXTransformer3DModel") -> nn.ModuleList:
-        return model.blocks
-
-    def grid(self, model: "CogVideoXTransformer3DModel", h: int, w: int, latents: int = 1) -> Grid:
-        time = Time(latents, PACE, patch=model.patch_size_t or 1)
+    def grid(self, model: Any, h: int, w: int, latents: int = 1) -> Grid:
+        time = Time(latents, FRAMES_PER_LATENT, patch=model.patch_size_t or 1)
         return Grid.of_latent(h, w, model.patch_size, time=time)
 
-    def text_width(self, model: "CogVideoXTransformer3DModel") -> int | None:
-        return model.patch_embed.text_proj.in_features
-
-    def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        return read_t5(clip, words, self.name)
-
-    def enter(
-        self,
-        model: "CogVideoXTransformer3DModel",
-        rows: Tensor,
-        args: dict[str, Any],
-        conds: dict[str, Any],
-    ) -> "CogRide":
-        txt = args["txt"]
-        project = model.patch_embed.text_proj
-        concepts = project(rows.to(project.weight.dtype)).to(txt)
-        waves = args["pe"]
-        turns = None if waves is None else turns_of_waves(*waves)
-        return CogRide(model, concepts.expand(len(txt), -1, -1), turns)
-
-
-@dataclass(frozen=True)
-class CogRide:
-    model: "CogVideoXTransformer3DModel"
-    concepts: Tensor
-    turns: Tensor | None
-    """The positions `1 1 p d/2 2 2` of patches; None where they were added before block 0."""
-
-    def block(self, index: int, vec: Tensor) -> "CogBlock":
-        return CogBlock(self.model.blocks[index], vec)
-
-    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
-        return queries if self.turns is None else unplace(queries, self.turns)
-
-
-@dataclass(frozen=True)
-class CogBlock:
-    """The text side of a block, modulated by `vec`, `b n`."""
-
-    block: "CogVideoXBlock"
-    vec: Tensor
-
-    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        modulated, _ = self._modulated(self.block.norm1, concepts)
-        q, k, v = (
-            rearrange(project(modulated), "b t (head d) -> b head t d", head=self.block.num_heads)
-            for project in (self.block.q, self.block.k, self.block.v)
+    def start_stream(
+        self, model: Any, tokens: ConceptTokens, block: BlockCall, call: ModelCall
+    ) -> ConceptStream:
+        txt, project = block.stream, model.patch_embed.text_proj
+        concepts = project(tokens.rows.to(project.weight.dtype)).to(txt)
+        return ConceptStream(
+            concepts=concepts.expand(len(txt), -1, -1),
+            text_side=lambda index, vec: text_side(model.blocks[index], vec),
+            # None in models that add positions before block 0
+            rotary=None if block.rotary is None else Rotary.of_cos_sin(*block.rotary),
+            of_patches=True,
         )
-        return self.block.norm_q(q), self.block.norm_k(k), v
 
-    def apply_rope(self, heads: Tensor) -> Tensor:
-        return heads
 
-    def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
-        _, gate = self._modulated(self.block.norm1, concepts)
-        concepts = concepts + gate * self.block.attn_out(attended)
-        modulated, gate = self._modulated(self.block.norm2, concepts)
-        hidden = F.gelu(self.block.ff_proj(modulated), approximate="tanh")
-        return concepts + gate * self.block.ff_out(hidden)
+def text_side(block: Any, vec: Tensor) -> TextSide:
+    def project(x: Tensor) -> Heads:
+        q, k, v = split_heads(block.q(x), block.k(x), block.v(x), block.num_heads)
+        return block.norm_q(q), block.norm_k(k), v
 
-    def _modulated(self, norm: Any, concepts: Tensor) -> tuple[Tensor, Tensor]:
-        """The concepts, normed and modulated, and the gate of what comes of them."""
-        shift, scale, gate = rearrange(
-            norm.linear(norm.silu(self.vec)), "b (six d) -> six b 1 d", six=6
-        )[3:]
-        return torch.addcmul(shift, norm.norm(concepts), 1 + scale), gate
+    def modulation(norm: Any) -> Modulation:
+        parts = norm.linear(norm.silu(vec))  # three for the image, then three for the text
+        return Modulation(*rearrange(parts, "b (six d) -> six b 1 d", six=6)[3:])
+
+    return TextSide(
+        norm=block.norm1.norm, project=project, modulation=modulation(block.norm1),
+        out=block.attn_out,
+        norm_mlp=block.norm2.norm,
+        mlp=lambda x: block.ff_out(F.gelu(block.ff_proj(x), approximate="tanh")),
+        modulation_mlp=modulation(block.norm2),
+    )  # fmt: skip

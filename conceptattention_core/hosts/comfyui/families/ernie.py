@@ -1,131 +1,91 @@
-"""ERNIE-Image: picture and text are one sequence, with weights in common, the picture first.
+"""ERNIE-Image: image and text are one sequence, with weights in common, the image first.
 
-Its attention looks for no other in ComfyUI's place for these, so it is listened to by its
+Its attention does not look for another in ComfyUI's place for these, so it is recorded by its
 projections. A concept is read by the language model as a prompt is, which has no template; it
 stands at the places that it would have there. There is no pooled vector.
+
+ComfyUI: `comfy.ldm.ernie.model.ErnieImageSharedAdaLNBlock`.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....attention import ImageVectors
-from ....classes import is_a
-from ....recording import Grid
-from ..override import split_heads
-from .base import Family, Layout, Places
-from .positions import in_halves, in_pairs, place, turns_of
-from .reading import read_template
-
-if TYPE_CHECKING:  # ComfyUI 0.3.64 does not have it
-    from comfy.ldm.ernie.model import (
-        ErnieImageAttention,
-        ErnieImageModel,
-        ErnieImageSharedAdaLNBlock,
-    )
-
-PIXELS_PER_LATENT = 16
+from ....rotary import Rotary, apply_rope
+from ....text_side import ConceptStream, Heads, Modulation, TextSide, TokenIndex, split_heads
+from ....tokens import ConceptTokens
+from .base import FIRST, BlockCall, Family, ModelCall
+from .reading import TemplateReader
 
 
 class Ernie(Family):
     name = "ERNIE-Image"
-    arguments: ClassVar = {"img": "x", "vec": "temb", "pe": "rotary_pos_emb"}
+    model = "comfy.ldm.ernie.model.ErnieImageModel"
+    stack = "layers"
+    latent_pixels = 16
+    image_at = FIRST
+    reads = TemplateReader(("ministral3_3b",))
+    text_width_at = "text_proj.in_features"
+    hooked = True
+    arguments: ClassVar = {"sequence": "x", "modulation": "temb", "rotary": "rotary_pos_emb"}
 
-    def matches(self, model: nn.Module) -> bool:
-        return is_a(model, "comfy.ldm.ernie.model.ErnieImageModel")
-
-    def blocks(self, model: "ErnieImageModel") -> nn.ModuleList:
-        return model.layers
-
-    def attention(self, block: "ErnieImageSharedAdaLNBlock") -> "ErnieImageAttention":
+    def attention(self, block: Any) -> Any:
         return block.self_attention
 
-    def grid(self, model: "ErnieImageModel", h: int, w: int, latents: int = 1) -> Grid:
-        return Grid.of_latent(h, w, patch=model.patch_size, scale=PIXELS_PER_LATENT)
+    def modulation(self, block: BlockCall) -> tuple[Tensor, ...]:
+        return tuple(block.modulation)  # a list, of shifts, scales and gates
 
-    def told(self, args: dict[str, Any]) -> tuple[Tensor, ...]:
-        return tuple(args["vec"])
-
-    def layout(
-        self, model: "ErnieImageModel", args: dict[str, Any], grid: Grid, ride: Any
-    ) -> Layout:
-        return Layout(args["img"].shape[1], slice(grid.patches))
-
-    def text_width(self, model: "ErnieImageModel") -> int | None:
-        return None if model.text_proj is None else model.text_proj.in_features
-
-    def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        return read_template(clip, words, self.name)
-
-    def enter(
-        self, model: "ErnieImageModel", rows: Tensor, args: dict[str, Any], conds: dict[str, Any]
-    ) -> "ErnieRide":
-        img = args["img"]
-        positions = rearrange(args["pe"], "b n one d i j -> b one n d i j")
-        text = conds["c_crossattn"].shape[1]
-        rows, turns = turns_of(rows, positions[:, :, -text:], text)
-        concepts = rows[None].to(img)
+    def start_stream(
+        self, model: Any, tokens: ConceptTokens, block: BlockCall, call: ModelCall
+    ) -> ConceptStream:
+        sequence = Rotary.of_tokens_first(block.rotary, halves=True)
+        assert call.text is not None
+        text = call.text.shape[1]  # padding included, at the end of the sequence
+        own = sequence.first.at(slice(-text, None)).at(tokens.positions(text))
+        concepts = tokens.rows[None].to(block.stream)
         if model.text_proj is not None:
             concepts = model.text_proj(concepts)
-        return ErnieRide(model, concepts.expand(len(img), -1, -1), positions, turns)
-
-
-@dataclass(frozen=True)
-class ErnieRide:
-    model: "ErnieImageModel"
-    concepts: Tensor
-    positions: Tensor  # b 1 n d/2 2 2, in the order of the joint attention
-    turns: Tensor  # 1 1 t d/2 2 2
-
-    def block(self, index: int, vec: tuple[Tensor, ...]) -> "ErnieBlock":
-        return ErnieBlock(self.model.layers[index], *vec, turns=self.turns)
+        return ConceptStream(
+            concepts=concepts.expand(len(block.stream), -1, -1),
+            text_side=lambda index, vec: text_side(model.layers[index], vec, own),
+            rotary=sequence,
+        )
 
     def image(
-        self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor, image: Places
+        self,
+        model: Any,
+        index: int,
+        stream: ConceptStream,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        outputs: Tensor,
+        patches: TokenIndex,
     ) -> ImageVectors:
         """Positions stretch as well as turn here, so that nothing could undo them."""
-        own, at = self.model.layers[index].self_attention, self.positions[:, :, image]
-        queries, keys, values = (split_heads(x, own.heads) for x in (q, k, v))
+        own = model.layers[index].self_attention
+        rotary = None if stream.rotary is None else stream.rotary.at(patches)
+        queries, keys, values = split_heads(q, k, v, own.heads)
         return ImageVectors(
-            keys=_place(own.norm_k(keys), at),
+            keys=apply_rope(own.norm_k(keys), rotary),
             values=values,
             outputs=outputs,
             queries_before_rope=lambda: own.norm_q(queries),
-            queries=lambda: _place(own.norm_q(queries), at),
+            queries=lambda: apply_rope(own.norm_q(queries), rotary),
         )
 
 
-@dataclass(frozen=True)
-class ErnieBlock:
-    """A block, as concepts go through it. The modulation is `b 1 d`."""
+def text_side(block: Any, modulation: tuple[Tensor, ...], rotary: Rotary) -> TextSide:
+    own = block.self_attention
 
-    block: "ErnieImageSharedAdaLNBlock"
-    shift: Tensor
-    scale: Tensor
-    gate: Tensor
-    shift_mlp: Tensor
-    scale_mlp: Tensor
-    gate_mlp: Tensor
-    turns: Tensor
-
-    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        own = self.block.self_attention
-        modulated = self.block.adaLN_sa_ln(concepts) * (1 + self.scale) + self.shift
-        q, k, v = (
-            split_heads(project(modulated), own.heads) for project in (own.to_q, own.to_k, own.to_v)
-        )
+    def project(x: Tensor) -> Heads:
+        q, k, v = split_heads(own.to_q(x), own.to_k(x), own.to_v(x), own.heads)
         return own.norm_q(q), own.norm_k(k), v
 
-    def apply_rope(self, heads: Tensor) -> Tensor:
-        return _place(heads, self.turns)
-
-    def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
-        concepts = concepts + self.gate * self.block.self_attention.to_out[0](attended)
-        modulated = self.block.adaLN_mlp_ln(concepts) * (1 + self.scale_mlp) + self.shift_mlp
-        return concepts + self.gate_mlp * self.block.mlp(modulated)
-
-
-def _place(heads: Tensor, turns: Tensor) -> Tensor:
-    return in_halves(place(in_pairs(heads), turns))
+    return TextSide(
+        norm=block.adaLN_sa_ln, project=project, rotary=rotary, out=own.to_out[0],
+        modulation=Modulation(*modulation[:3], fused=False),
+        norm_mlp=block.adaLN_mlp_ln, mlp=block.mlp,
+        modulation_mlp=Modulation(*modulation[3:], fused=False),
+    )  # fmt: skip

@@ -3,44 +3,37 @@
 A concept is read by the language model inside the template of a prompt, from which its own tokens
 are taken (arXiv 2502.04320 took one of them). It stands at the places that they have there. There
 is no pooled vector.
+
+ComfyUI: `comfy.ldm.flux.model.Flux` with `params.global_modulation`.
 """
 
 from typing import Any
 
-from comfy.ldm.flux.model import Flux as FluxModel
-from torch import Tensor, nn
+from torch import nn
 
-from ....recording import Grid
-from ._double_stream import DoubleStreamRide
-from .base import Family
-from .positions import turns_of
-from .reading import read_template
-
-PIXELS_PER_LATENT = 16
+from ....rotary import Rotary
+from ....text_side import ConceptStream
+from ....tokens import ConceptTokens
+from ._double_stream import double_stream
+from .base import BlockCall, Family, ModelCall
+from .reading import TemplateReader
 
 
 class Flux2(Family):
     name = "Flux.2"
+    model = "comfy.ldm.flux.model.Flux"
+    stack = "double_blocks"
+    latent_pixels = 16
+    reads = TemplateReader(("mistral3_24b", "qwen3_4b", "qwen3_8b"))
 
     def matches(self, model: nn.Module) -> bool:
-        return isinstance(model, FluxModel) and getattr(model.params, "global_modulation", False)
+        params = getattr(model, "params", None)
+        return super().matches(model) and getattr(params, "global_modulation", False)
 
-    def blocks(self, model: FluxModel) -> nn.ModuleList:
-        return model.double_blocks
-
-    def grid(self, model: FluxModel, h: int, w: int, latents: int = 1) -> Grid:
-        return Grid.of_latent(h, w, patch=model.patch_size, scale=PIXELS_PER_LATENT)
-
-    def text_width(self, model: FluxModel) -> int | None:
-        return model.txt_in.in_features
-
-    def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        return read_template(clip, words, self.name)
-
-    def enter(
-        self, model: FluxModel, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]
-    ) -> DoubleStreamRide:
-        txt, positions = args["txt"], args["pe"]
-        rows, turns = turns_of(rows, positions, txt.shape[1])
-        concepts = model.txt_in(rows.to(txt)).expand(len(txt), -1, -1)
-        return DoubleStreamRide(model, concepts, positions, vec=None, turns=turns)
+    def start_stream(
+        self, model: Any, tokens: ConceptTokens, block: BlockCall, call: ModelCall
+    ) -> ConceptStream:
+        txt, sequence = block.stream, Rotary(block.rotary)
+        concepts = model.txt_in(tokens.rows.to(txt)).expand(len(txt), -1, -1)
+        own = sequence.first.at(tokens.positions(txt.shape[1]))
+        return double_stream(model, concepts, sequence, vec=None, own=own)

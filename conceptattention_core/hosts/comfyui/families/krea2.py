@@ -1,113 +1,89 @@
-"""Krea 2: text and picture are one sequence, with weights in common and a gate on what is attended.
+"""Krea 2: text and image are one sequence, with weights in common and a gate on what is attended.
 
 A concept is read by the language model inside the template of a prompt, from which its own tokens
 are taken, in several layers. These are fused to one text, in which all tokens meet; so every
 concept is fused by itself, as a text of its own. Text stands at the origin and there is no pooled
-vector. Outputs are compared before the gate, which is told by the token that attends, not by what
-it attends to.
+vector. Outputs are compared before the gate, which the token that attends determines, not what it
+attends to.
+
+ComfyUI: `comfy.ldm.krea2.model.SingleStreamBlock`, since 0.26.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from ....classes import is_a
 from ....recording import Grid
-from .base import Family, Layout, Places
-from .positions import apart, numbered, unplace
-from .reading import read_template
-
-if TYPE_CHECKING:  # ComfyUI has it since 0.26
-    from comfy.ldm.krea2.model import SingleStreamBlock, SingleStreamDiT
+from ....rotary import Rotary
+from ....text_side import ConceptStream, Heads, Layer, Modulation, TextSide
+from ....tokens import ConceptTokens
+from .base import BlockCall, Family, Layout, ModelCall
+from .reading import TemplateReader
 
 
 class Krea2(Family):
     name = "Krea 2"
-    arguments: ClassVar = {"img": "x", "vec": "vec", "pe": "freqs"}
+    model = "comfy.ldm.krea2.model.SingleStreamDiT"
+    stack = "blocks"
+    reads = TemplateReader(("qwen3vl_4b",))
+    hooked = True
+    arguments: ClassVar = {"sequence": "x", "modulation": "vec", "rotary": "freqs"}
 
-    def matches(self, model: nn.Module) -> bool:
-        return is_a(model, "comfy.ldm.krea2.model.SingleStreamDiT")
-
-    def blocks(self, model: "SingleStreamDiT") -> nn.ModuleList:
-        return model.blocks
-
-    def grid(self, model: "SingleStreamDiT", h: int, w: int, latents: int = 1) -> Grid:
+    def grid(self, model: Any, h: int, w: int, latents: int = 1) -> Grid:
         return Grid.of_latent(h, w, patch=model.patch)
 
-    def layout(
-        self, model: "SingleStreamDiT", args: dict[str, Any], grid: Grid, ride: Any
-    ) -> Layout:
-        length = args["img"].shape[1]
-        # before 0.29 nothing stood behind the picture, and its place was not told
-        start, _ = args["transformer_options"].get("img_slice", (length - grid.patches, length))
-        return Layout(length, slice(start, start + grid.patches))
+    def layout(self, model: Any, block: BlockCall, grid: Grid, stream: ConceptStream) -> Layout:
+        # before 0.29 nothing stood behind the image, and its place was not among the options
+        last = block.length - grid.patches, block.length
+        start, _ = (block.options or {}).get("img_slice", last)
+        return Layout(block.length, slice(start, start + grid.patches))
 
-    def text_width(self, model: "SingleStreamDiT") -> int | None:
+    def text_width(self, model: Any) -> int | None:
         return model.txtlayers * model.txtdim
 
-    def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        rows = read_template(clip, words, self.name)
-        return numbered(own[:, :-1] for own in rows)
-
-    def enter(
-        self, model: "SingleStreamDiT", rows: Tensor, args: dict[str, Any], conds: dict[str, Any]
-    ) -> "KreaRide":
-        img = args["img"]
-        rows, lengths = apart(rows)
-        read = rearrange(rows.to(img), "t (layer d) -> 1 t layer d", layer=model.txtlayers)
-        fused = [model.txtfusion(own) for own in read.split(lengths, dim=1)]
+    def start_stream(
+        self, model: Any, tokens: ConceptTokens, block: BlockCall, call: ModelCall
+    ) -> ConceptStream:
+        img = block.stream
+        rows = rearrange(tokens.rows.to(img), "t (layer d) -> 1 t layer d", layer=model.txtlayers)
+        fused = [model.txtfusion(own) for own in rows.split(tokens.counts, dim=1)]
         concepts = model.txtmlp(torch.cat(fused, dim=1)).expand(len(img), -1, -1)
-        return KreaRide(model, concepts, args["pe"])
+        return ConceptStream(
+            concepts=concepts,
+            # with reference images a second half may follow, for the noise level 0 they have
+            text_side=lambda index, vec: text_side(model.blocks[index], vec[: len(concepts)]),
+            rotary=Rotary(block.rotary),
+        )
 
 
-@dataclass(frozen=True)
-class KreaRide:
-    model: "SingleStreamDiT"
-    concepts: Tensor
-    positions: Tensor  # b 1 n d/2 2 2
+def text_side(block: Any, vec: Tensor) -> TextSide:
+    own = block.attn
 
-    def block(self, index: int, vec: Tensor) -> "KreaBlock":
-        block = self.model.blocks[index]
-        # with reference pictures a second half may follow, for the noise level 0 that they have
-        return KreaBlock(block, *block.mod(vec[: len(self.concepts)]))
-
-    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
-        return unplace(queries, self.positions[:, :, image])
-
-
-@dataclass(frozen=True)
-class KreaBlock:
-    """A block, as concepts go through it. The modulation is `b 1 d`."""
-
-    block: "SingleStreamBlock"
-    scale: Tensor
-    shift: Tensor
-    gate: Tensor
-    scale_mlp: Tensor
-    shift_mlp: Tensor
-    gate_mlp: Tensor
-
-    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        own, modulated = self.block.attn, self._modulated(concepts)
+    def project(x: Tensor) -> Heads:
         q, k, v = (
-            rearrange(project(modulated), "b t (head d) -> b head t d", d=own.headdim)
-            for project in (own.wq, own.wk, own.wv)
+            rearrange(layer(x), "b t (head d) -> b head t d", d=own.headdim)
+            for layer in (own.wq, own.wk, own.wv)
         )
         q, k = own.qknorm(q, k)
         return q, k, v
 
-    def apply_rope(self, heads: Tensor) -> Tensor:
-        return heads
+    scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = block.mod(vec)
+    return GatedSide(
+        norm=block.prenorm, project=project, modulation=Modulation(shift, scale, gate),
+        out=own.wo, output_gate=own.gate,
+        norm_mlp=block.postnorm, mlp=block.mlp,
+        modulation_mlp=Modulation(shift_mlp, scale_mlp, gate_mlp),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GatedSide(TextSide):
+    output_gate: Layer
+    """What is attended is multiplied by its sigmoid, taken of the token that attends."""
 
     def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
-        own = self.block.attn
-        passed = attended * own.gate(self._modulated(concepts)).sigmoid()
-        concepts = concepts + self.gate * own.wo(passed)
-        modulated = torch.addcmul(self.shift_mlp, self.block.postnorm(concepts), 1 + self.scale_mlp)
-        return concepts + self.gate_mlp * self.block.mlp(modulated)
-
-    def _modulated(self, concepts: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, self.block.prenorm(concepts), 1 + self.scale)
+        gate = self.output_gate(self.modulation(self.norm(concepts))).sigmoid()
+        return super().update(concepts, attended * gate)

@@ -3,105 +3,91 @@
 A concept is read by T5, padded as a prompt is. What a prompt's words have in common, which Mochi
 adds to the noise level, concepts go without. Text has no positions and comes after the video. The
 last block has no text side beyond its keys and values, so a concept does not change there.
+
+ComfyUI: `comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmetricJointBlock`.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from comfy.ldm.genmo.joint_model.asymm_models_joint import AsymmDiTJoint, AsymmetricJointBlock
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....recording import Grid, Time
-from .base import Family, Layout, Places
-from .reading import read_t5
+from ....text_side import (
+    ConceptStream,
+    KeysOnly,
+    Modulation,
+    TextSide,
+    TokenIndex,
+    normed_heads,
+    split_four,
+)
+from ....tokens import ConceptTokens
+from .base import FIRST, PATCHED, BlockCall, Family, ModelCall
+from .reading import T5Reader
 
-PACE = 6
+FRAMES_PER_LATENT = 6
 
 
 class Mochi(Family):
     name = "Mochi"
+    model = "comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint"
+    stack = "blocks"
+    image_at = FIRST
+    reads = T5Reader()
+    text_width_at = "t5_yproj.in_features"
+    arguments: ClassVar = {
+        **PATCHED,
+        "rotary": ("rope_cos", "rope_sin"),
+        "text_length": "num_tokens",
+    }
 
-    def matches(self, model: nn.Module) -> bool:
-        return isinstance(model, AsymmDiTJoint)
+    def grid(self, model: Any, h: int, w: int, latents: int = 1) -> Grid:
+        return Grid.of_latent(h, w, model.patch_size, time=Time(latents, FRAMES_PER_LATENT))
 
-    def blocks(self, model: AsymmDiTJoint) -> nn.ModuleList:
-        return model.blocks
-
-    def grid(self, model: AsymmDiTJoint, h: int, w: int, latents: int = 1) -> Grid:
-        return Grid.of_latent(h, w, model.patch_size, time=Time(latents, PACE))
-
-    def layout(self, model: AsymmDiTJoint, args: dict[str, Any], grid: Grid, ride: Any) -> Layout:
-        image = args["img"].shape[1]
-        return Layout(image + min(args["txt"].shape[1], args["num_tokens"]), slice(grid.patches))
-
-    def text_width(self, model: AsymmDiTJoint) -> int | None:
-        return model.t5_yproj.in_features
-
-    def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
-        return read_t5(clip, words, self.name)
-
-    def enter(
-        self, model: AsymmDiTJoint, rows: Tensor, args: dict[str, Any], conds: dict[str, Any]
-    ) -> "MochiRide":
-        txt = args["txt"]
-        concepts = model.t5_yproj(rows.to(txt)).expand(len(txt), -1, -1)
-        level = model.t_embedder(1 - conds["timesteps"], out_dtype=txt.dtype)
-        return MochiRide(model, concepts, F.silu(level), args["rope_cos"], args["rope_sin"])
+    def start_stream(
+        self, model: Any, tokens: ConceptTokens, block: BlockCall, call: ModelCall
+    ) -> ConceptStream:
+        txt = block.stream
+        level = F.silu(model.t_embedder(1 - call.timesteps, out_dtype=txt.dtype))
+        cos, sin = block.rotary
+        return MochiStream(
+            concepts=model.t5_yproj(tokens.rows.to(txt)).expand(len(txt), -1, -1),
+            text_side=lambda index, _: text_side(model.blocks[index], level),
+            cos=cos,
+            sin=sin,
+        )
 
 
-@dataclass(frozen=True)
-class MochiRide:
-    model: AsymmDiTJoint
-    concepts: Tensor
-    level: Tensor  # b n
-    cosine: Tensor  # p head d/2, of each head's own turns
-    sine: Tensor
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MochiStream(ConceptStream):
+    """Each head has rotations of its own."""
 
-    def block(self, index: int, vec: Any) -> "MochiBlock":
-        block = self.model.blocks[index]
-        parts = 4 if block.update_y else 1
-        modulation = rearrange(block.mod_y(self.level), "b (part d) -> part b 1 d", part=parts)
-        return MochiBlock(block, *modulation)
+    cos: Tensor  # p head d/2
+    sin: Tensor
 
-    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
+    def queries_before_rope(self, queries: Tensor, patches: TokenIndex) -> Tensor:
         even, odd = rearrange(queries, "b head p (d two) -> two b head p d", two=2)
-        cosine, sine = (rearrange(x, "p head d -> head p d") for x in (self.cosine, self.sine))
-        back = torch.stack([even * cosine + odd * sine, odd * cosine - even * sine], dim=-1)
+        cos, sin = (rearrange(x, "p head d -> head p d") for x in (self.cos, self.sin))
+        back = torch.stack([even * cos + odd * sin, odd * cos - even * sin], dim=-1)
         return rearrange(back, "b head p d two -> b head p (d two)").to(queries)
 
 
-@dataclass(frozen=True)
-class MochiBlock:
-    """The text side of a block. The modulation is `b 1 d`."""
-
-    block: AsymmetricJointBlock
-    scale: Tensor
-    gate: Tensor | None = None
-    scale_mlp: Tensor | None = None
-    gate_mlp: Tensor | None = None
-
-    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        own = self.block.attn
-        q, k, v = rearrange(
-            own.qkv_y(_norm(concepts) * (1 + self.scale)),
-            "b t (three head d) -> three b head t d",
-            three=3,
-            head=own.num_heads,
-        )
-        return own.q_norm_y(q), own.k_norm_y(k), v
-
-    def apply_rope(self, heads: Tensor) -> Tensor:
-        return heads
-
-    def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
-        if self.gate is None or self.scale_mlp is None or self.gate_mlp is None:
-            return concepts
-        concepts = concepts + _norm(self.block.attn.proj_y(attended)) * self.gate.tanh()
-        hidden = self.block.mlp_y(_norm(concepts) * (1 + self.scale_mlp))
-        return concepts + _norm(hidden) * self.gate_mlp.tanh()
+def text_side(block: Any, level: Tensor) -> KeysOnly:
+    """`level` (b n) is the embedded noise level."""
+    own, parts = block.attn, block.mod_y(level)
+    project = normed_heads(own.qkv_y, own.q_norm_y, own.k_norm_y, own.num_heads)
+    if not block.update_y:
+        scale = Modulation(None, rearrange(parts, "b d -> b 1 d"))
+        return KeysOnly(norm=_norm, project=project, modulation=scale)
+    modulation, modulation_mlp = split_four(parts)
+    return TextSide(
+        norm=_norm, project=project, modulation=modulation, out=lambda x: _norm(own.proj_y(x)),
+        norm_mlp=_norm, mlp=lambda x: _norm(block.mlp_y(x)), modulation_mlp=modulation_mlp,
+    )  # fmt: skip
 
 
 def _norm(x: Tensor) -> Tensor:

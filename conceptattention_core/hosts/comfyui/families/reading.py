@@ -1,5 +1,6 @@
 """How concepts are read: the rows of a text encoder that belong to a concept's own words."""
 
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -7,38 +8,18 @@ from einops import rearrange
 from torch import Tensor
 
 from .... import ConceptAttentionError
+from ....tokens import ConceptTokens
 from ..encoder import expect_rows, misfit
-from .positions import with_column
 
 T5 = "t5xxl"
 T5_END = 1
 CLIPS = ("l", "g", "h")
 
 NOTHING = ("\ue000", "\uf8ff")
-"""No letters of any language, and without a byte in common: what a text has in common with both is
-the template. An empty text may have another one, or none."""
+"""No letters of any language, and without a byte in common. An empty text may have another
+template, or none."""
 
 Tokens = list[tuple]  # (id or vector, weight, ...)
-
-QWEN_VL_8B, QWEN_VL_4B = "qwen3vl_8b", "qwen3vl_4b"
-LANGUAGE_MODELS: dict[str, tuple[str, ...]] = {
-    "Boogu": (QWEN_VL_8B,),
-    "ERNIE-Image": ("ministral3_3b",),
-    "Flux.2": ("mistral3_24b", "qwen3_4b", "qwen3_8b"),
-    "Hunyuan Video and Image": ("llama", "qwen25_7b"),
-    "Ideogram 4": (QWEN_VL_8B,),
-    "JoyImage": (QWEN_VL_8B,),
-    "Krea 2": (QWEN_VL_4B,),
-    "Lens": ("gpt_oss",),
-    "LongCat and Ovis": ("qwen25_7b", "qwen3_2b"),
-    "Lumina 2": ("gemma2_2b", "gemma3_4b", "gemma"),
-    "Mage-Flow": (QWEN_VL_4B,),
-    "OmniGen2": ("qwen25_3b",),
-    "PixelDiT": ("gemma2_2b",),
-    "Qwen-Image": ("qwen25_7b",),
-    "Z-Image": ("qwen3_4b",),
-}
-"""ComfyUI's names of the language models of each family; several have rows of one width."""
 
 
 def tokenize(clip: Any, words: list[str], weighs: bool = True) -> list[dict[str, list[Tokens]]]:
@@ -74,57 +55,78 @@ def encode_one(clip: Any, tokens: dict[str, list[Tokens]]) -> Tensor:
     return clip.encode_from_tokens(tokens, return_dict=True)["cond"][0]
 
 
-def read_t5(
-    clip: Any, words: list[str], family: str, key: str = T5, end: int = T5_END
-) -> list[Tensor]:
-    """For each concept the rows of its own tokens, by T5 alone, padded as a prompt is."""
-    tokens = tokenize(clip, words)
-    expect(key, tokens, clip, family)
-    rows = encode(clip, tokens, key, family)
-    return [own[: count_until(one[key][0], end)] for own, one in zip(rows, tokens, strict=True)]
+@dataclass(frozen=True)
+class T5Reader:
+    """Reads a concept by T5 alone, padded as a prompt is: the rows of its own tokens."""
+
+    key: str = T5
+    """What the CLIP calls this encoder."""
+    end: int = T5_END
+    """The token that ends a text."""
+
+    def read(self, clip: Any, words: list[str], family: str) -> list[ConceptTokens]:
+        tokens = tokenize(clip, words)
+        expect(self.key, tokens, clip, family)
+        rows = encode(clip, tokens, self.key, family)
+        return [
+            ConceptTokens.of(own[: count_until(one[self.key][0], self.end)])
+            for own, one in zip(rows, tokens, strict=True)
+        ]
 
 
-def read_template(
-    clip: Any,
-    words: list[str],
-    family: str,
-    keys: tuple[str, ...] = (),
-    nothing: tuple[str, ...] = NOTHING,
-    weighs: bool = True,
-) -> list[Tensor]:
-    """For each concept the rows of its own tokens inside the prompt's template.
+LANGUAGE_MODELS = frozenset(
+    {
+        *("gemma", "gemma2_2b", "gemma3_4b", "gpt_oss", "llama", "ministral3_3b", "mistral3_24b"),
+        *("qwen25_3b", "qwen25_7b", "qwen3_2b", "qwen3_4b", "qwen3_8b"),
+        *("qwen3vl_4b", "qwen3vl_8b"),
+    }
+)
+"""ComfyUI's names of all language models that families read with; several have one width."""
 
-    A last column holds the place of each, see `positions.turns_of`.
 
-    The template is that of the encoder named in `keys`, or of the only one; it is what a text has
-    in common with all of `nothing`.
+@dataclass(frozen=True)
+class TemplateReader:
+    """Reads a concept by a language model, inside the template of a prompt.
 
     Language models read from left to right: a word means what it means after the template. Places
-    count from the end of the text (the last is -1), because some encoders drop the beginning.
+    count from the end of the text, because some encoders drop its beginning.
     """
-    empty = tokenize(clip, list(nothing), weighs)
-    key = _language_model(tuple(empty[0]), keys)
-    if key is None:
-        raise misfit(family, clip, empty[0], "a language model", "gives the rows of none")
-    if _is_of_others(key, family):
-        own = " or ".join(f"'{name}'" for name in LANGUAGE_MODELS[family])
-        raise misfit(family, clip, empty[0], own, "is another language model")
-    read = []
-    for one in tokenize(clip, words, weighs):
-        rows = encode_one(clip, one)
-        ids = one[key][0]
-        if len(rows) > len(ids):  # an encoder may drop the beginning of its template
-            expect_rows(rows, (len(ids),), key, clip, family)
-        own = _span(ids, [one[key][0] for one in empty])
-        places = range(own.start - len(ids), own.stop - len(ids))
-        if own and len(rows) + places.start < 0:
-            raise ConceptAttentionError(
-                f"{family} reads concepts with '{key}', which gave {len(rows)} rows for "
-                f"{len(ids)} tokens: those of the concept itself are not among them. Connect the "
-                "CLIP that encodes the prompt."
-            )
-        read.append(with_column(rows[[len(rows) + place for place in places]], places))
-    return read
+
+    models: tuple[str, ...] = ()
+    """ComfyUI's names of the language models that the family may have; empty: any. A name that no
+    family has is let in: it may be of a later version of ComfyUI."""
+    among: tuple[str, ...] = ()
+    """What the language model is called in a CLIP that may have other encoders, too."""
+    empty: tuple[str, ...] = NOTHING
+    """Texts without a word: what a text has in common with all of them is the template."""
+    weighs: bool = True
+    """Whether the tokenizer reads weights in a text, as in `(word:1.2)`."""
+
+    def read(self, clip: Any, words: list[str], family: str) -> list[ConceptTokens]:
+        empty = tokenize(clip, list(self.empty), self.weighs)
+        key = _language_model(tuple(empty[0]), self.among)
+        if key is None:
+            raise misfit(family, clip, empty[0], "a language model", "gives the rows of none")
+        if self.models and key not in self.models and key in LANGUAGE_MODELS:
+            own = " or ".join(f"'{name}'" for name in self.models)
+            raise misfit(family, clip, empty[0], own, "is another language model")
+        read = []
+        for one in tokenize(clip, words, self.weighs):
+            rows = encode_one(clip, one)
+            ids = one[key][0]
+            if len(rows) > len(ids):  # an encoder may drop the beginning of its template
+                expect_rows(rows, (len(ids),), key, clip, family)
+            own = _span(ids, [one[key][0] for one in empty])
+            places = range(own.start - len(ids), own.stop - len(ids))
+            if own and len(rows) + places.start < 0:
+                raise ConceptAttentionError(
+                    f"{family} reads concepts with '{key}', which gave {len(rows)} rows for "
+                    f"{len(ids)} tokens: those of the concept itself are not among them. Connect "
+                    "the CLIP that encodes the prompt."
+                )
+            own_rows = rows[[len(rows) + place for place in places]]
+            read.append(ConceptTokens.of(own_rows, places))
+        return read
 
 
 def _language_model(found: tuple[str, ...], keys: tuple[str, ...]) -> str | None:
@@ -134,16 +136,6 @@ def _language_model(found: tuple[str, ...], keys: tuple[str, ...]) -> str | None
             return key if T5 == key or T5 not in found else None  # which gives T5's rows
     only = found[0]
     return only if len(found) == 1 and "t5" not in only and only not in CLIPS else None
-
-
-def _is_of_others(key: str, family: str) -> bool:
-    """Whether other families read with a language model, and this one does not.
-
-    A name that no family has is let in: it may be of a later version of ComfyUI.
-    """
-    own = LANGUAGE_MODELS.get(family)
-    every = {name for names in LANGUAGE_MODELS.values() for name in names}
-    return own is not None and key not in own and key in every
 
 
 def count_until(tokens: Tokens, end: int, start: int = 0) -> int:

@@ -1,19 +1,19 @@
-"""Any other model whose joint blocks ComfyUI lets be patched: the slow path.
+"""Any other model whose joint blocks ComfyUI can patch: the generic path, which is slower.
 
 Of such a model no more is known than what its own code says: which blocks it goes through, and
 that each is given a text and hands one on. So each block is run again, with the concepts as its
 text: what it projects for them is taken where it attends, and what they attend to is put there
-for it to go on with. All but the attention is computed for the picture once more.
+for it to go on with. All but the attention is computed for the image once more.
 
-A concept is a text of its own: the rows of its own words alone, let in by the model itself, at the
-places where a text begins. Its pooled vector is zeros. What cannot be told for sure is refused,
-because a wrong map looks like a right one.
+A concept is a text of its own: the rows of its own words alone, embedded by the model itself, at
+the places where a text begins. Its pooled vector is zeros. What is not certain is refused, because
+a wrong map looks like a right one.
 """
 
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,16 +25,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .... import ConceptAttentionError
-from ....locating import Enough
+from ....forward import StopForward
 from ....recording import Grid, Time
+from ....text_side import ConceptStream, Heads, TokenIndex
+from ....tokens import ConceptTokens
 from ..guard import is_compiling
 from ..override import OVERRIDE, merge_heads, split_heads
-from .base import Family, Layout, Places
-from .positions import apart, numbered
-from .reading import encode_one, read_template, tokenize
+from .base import BlockCall, CallAgain, Family, Layout, ModelCall
+from .reading import TemplateReader, encode_one, tokenize
 
 Args = dict[str, Any]
-"""What a block is called with: `img`, `txt`, `vec`, ..., `transformer_options`."""
+"""What a patched block is called with: `img`, `txt`, `vec`, ..., `transformer_options`."""
 
 Block = Callable[[Args], Args]
 
@@ -42,17 +43,17 @@ Block = Callable[[Args], Args]
 # --- which models ---------------------------------------------------------------------------------
 
 
-def blocks_of(model: type) -> str | None:
+def stack_of(model: type) -> str | None:
     """What a model calls its blocks, if they can be patched and hand their text on.
 
     Models with cross-attention have the same place for patches, but from block to block only
     their picture goes on.
     """
-    return next(filter(None, map(_blocks_in, model.__mro__)), None)
+    return next(filter(None, map(_stack_in, model.__mro__)), None)
 
 
 @cache
-def _blocks_in(kind: type) -> str | None:
+def _stack_in(kind: type) -> str | None:
     try:
         code = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except (OSError, TypeError):  # built in, or made while running
@@ -76,18 +77,12 @@ def _blocks_in(kind: type) -> str | None:
     return None
 
 
-class Rerun(Family):
+class GenericFamily(Family):
     """A model of no family, by the name of its class."""
 
-    def __init__(self, model: nn.Module, listed: str):
+    def __init__(self, model: nn.Module, stack: str):
         self.name = type(model).__name__  # pyright: ignore[reportAttributeAccessIssue]
-        self._listed = listed
-
-    def matches(self, model: nn.Module) -> bool:
-        return blocks_of(type(model)) == self._listed
-
-    def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
-        return getattr(model, self._listed)
+        self.stack = stack  # pyright: ignore[reportAttributeAccessIssue]
 
     def grid(self, model: nn.Module, h: int, w: int, latents: int = 1) -> Grid:
         side: Any = getattr(model, "patch_size", 2)
@@ -97,55 +92,65 @@ class Rerun(Family):
     def text_width(self, model: nn.Module) -> int | None:
         return None
 
-    def embed(self, clip: Any, words: list[str]) -> list[Tensor]:
+    def embed(self, clip: Any, words: list[str]) -> list[ConceptTokens]:
         nothing, something = tokenize(clip, ["", words[0]])
         rows = encode_one(clip, nothing)
         others = {key: encode_one(clip, {**nothing, key: something[key]}) for key in nothing}
         readers = tuple(key for key, other in others.items() if not torch.equal(rows, other))
         if len(readers) != 1:
             raise self.refuse(f"its text is read by {' and '.join(readers) or 'none'} of its CLIP")
-        return numbered(
-            own[:, :-1] for own in read_template(clip, words, self.name, readers, ("",))
-        )
+        return TemplateReader(among=readers, empty=("",)).read(clip, words, self.name)
 
-    def enter(self, model: nn.Module, rows: Tensor, args: Args, conds: dict[str, Any]) -> "Riders":
-        if args.get("original_block") is None:
+    def start_stream(
+        self, model: nn.Module, tokens: ConceptTokens, block: BlockCall, call: ModelCall
+    ) -> "GenericStream":
+        if block.original is None or call.again is None:
             raise self.refuse("its blocks are not called through their place for patches")
         if is_compiling():  # a model inside of a model: the compiler ends the process over less
             raise self.refuse(
                 "ComfyUI compiles it, and it has to be called inside of its own call; start "
                 "ComfyUI with --disable-comfy-compiler"
             )
+        text = block.stream
         with self.on_unknown_ground():
-            text_last = self._is_text_last(args)
-            rows, lengths = apart(rows)
-            depth = len(self.blocks(model))
             alone = [
-                self._call_alone(conds["again"], own.expand(len(args["txt"]), -1, -1), depth)
-                for own in rows.to(args["txt"]).split(lengths)
+                self._call_alone(call.again, own.expand(len(text), -1, -1), len(self.blocks(model)))
+                for own in tokens.rows.to(text).split(tokens.counts)
             ]
+            text_last = self._is_text_last(block.original, alone[0][0])
         concepts = torch.cat([calls[0]["txt"] for calls in alone], dim=1)
-        return Riders(self, concepts, alone, lengths, text_last)
 
-    def told(self, args: Args) -> Block:
-        return args["original_block"]
+        def side(index: int, original: Block) -> GenericSide:
+            given = self.join([calls[index] for calls in alone], tokens.counts, text_last)
+            return GenericSide(self, original, given, text_last)
 
-    def layout(self, model: nn.Module, args: Args, grid: Grid, ride: "Riders") -> Layout:
-        text, image = args["txt"].shape[1], args["img"].shape[1]
+        return GenericStream(
+            concepts=concepts,
+            text_side=side,
+            family=self,
+            text_last=text_last,
+            has_positions=alone[0][0].get("pe") is not None,
+        )
+
+    def modulation(self, block: BlockCall) -> Block | None:
+        return block.original
+
+    def layout(self, model: nn.Module, block: BlockCall, grid: Grid, stream: Any) -> Layout:
+        assert block.image is not None
+        image, text = block.image.shape[1], block.stream.shape[1]
         if image != grid.patches:
             raise self.refuse(f"{grid.patches} patches were expected, and it has {image}")
-        start = 0 if ride.text_last else text
+        start = 0 if stream.text_last else text
         return Layout(text + image, slice(start, start + grid.patches))
 
-    def _is_text_last(self, args: Args) -> bool:
+    def _is_text_last(self, original: Block, args: Args) -> bool:
         """Which rows of the attention are the text's: those that another text changes."""
         text = args["txt"]
         slope = torch.linspace(0, 1, text.shape[-1], device=text.device, dtype=text.dtype)
         other = text + slope * (1 + text.abs().amax())
         length = text.shape[1] + args["img"].shape[1]
         values, changed = (
-            project(args["original_block"], {**args, "txt": own}, length)[2]
-            for own in (text, other)
+            project(original, {**args, "txt": own}, length)[2] for own in (text, other)
         )
         differ = rearrange(values != changed, "b head n d -> n (b head d)").any(1)
         count = text.shape[1]
@@ -154,7 +159,7 @@ class Rerun(Family):
                 return text_last
         raise self.refuse("which of the tokens that attend are its text's cannot be told")
 
-    def _call_alone(self, again: Callable[..., None], rows: Tensor, depth: int) -> list[Args]:
+    def _call_alone(self, again: CallAgain, rows: Tensor, depth: int) -> list[Args]:
         """What each block is called with when a concept's rows `b t n` are all of the text."""
         calls: list[Args] = []
 
@@ -163,7 +168,7 @@ class Rerun(Family):
             del options["patches_replace"]  # which would lead back to these calls
             calls.append({**args, "transformer_options": options})
             if len(calls) == depth:
-                raise Enough
+                raise StopForward
             return {"img": args["img"], "txt": args["txt"]}
 
         again(rows, {("double_block", index): pass_by for index in range(depth)})
@@ -179,7 +184,7 @@ class Rerun(Family):
         image = calls[0]["img"].shape[1]
         axes = [axis for axis, n in enumerate(positions[0].shape) if n == lengths[0] + image]
         if not axes and image in positions[0].shape:
-            return calls[0]  # the picture's alone
+            return calls[0]  # the image's alone
         if len(axes) != 1:
             raise self.refuse("which of its positions are the text's cannot be told")
         (axis,) = axes
@@ -208,20 +213,20 @@ class Rerun(Family):
         )
 
 
-# --- riding ---------------------------------------------------------------------------------------
+# --- running a block again ------------------------------------------------------------------------
 
 
-def project(block: Block, args: Args, length: int) -> tuple[Tensor, Tensor, Tensor]:
+def project(block: Block, args: Args, length: int) -> Heads:
     """Queries, keys and values `b head n d` of the joint attention, of `length` tokens."""
     found: list[Tensor] = []
 
     def take(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         found.extend((q, k, v))
-        raise Enough
+        raise StopForward
 
     try:
         run(block, args, length, take)
-    except Enough:
+    except StopForward:
         q, k, v = found
         return q, k, v
     raise RuntimeError("there is no attention of text and picture")
@@ -247,38 +252,30 @@ def run(block: Block, args: Args, length: int, attend: Callable[..., Tensor]) ->
     )
 
 
-@dataclass(frozen=True)
-class Riders:
-    family: Rerun
-    concepts: Tensor
-    alone: list[list[Args]]
-    """For each concept, what each block is called with when it is all of the text."""
-    lengths: list[int]
-    """How many tokens each concept has."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GenericStream(ConceptStream):
+    family: GenericFamily
     text_last: bool
+    """Whether the text comes after the image in the attention."""
+    has_positions: bool
+    """Whether blocks are called with positions."""
 
-    def block(self, index: int, told: Block) -> "RerunBlock":
-        given = self.family.join(
-            [calls[index] for calls in self.alone], self.lengths, self.text_last
-        )
-        return RerunBlock(self.family, told, given, self.text_last)
-
-    def unplaced(self, queries: Tensor, image: Places) -> Tensor:
-        if self.alone[0][0].get("pe") is None:
+    def queries_before_rope(self, queries: Tensor, patches: TokenIndex) -> Tensor:
+        if not self.has_positions:
             return queries
         raise self.family.refuse("its queries are not shown before they get their positions")
 
 
-@dataclass(frozen=True)
-class RerunBlock:
+@dataclass(frozen=True, eq=False)
+class GenericSide:
     """A block, run with the concepts as its text: up to its attention, then from there on."""
 
-    family: Rerun
+    family: GenericFamily
     original: Block
     given: Args
     text_last: bool
 
-    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, concepts: Tensor) -> Heads:
         with self.family.on_unknown_ground():
             q, k, v = project(self.original, *self._with(concepts))
         text = self._text(concepts)
