@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from .locating import LocateSpec as LocateSpec
     from .maps import ConceptMaps as ConceptMaps
     from .maps import ReadSpec as ReadSpec
-    from .maps import presence as presence
+    from .maps import measure_presence as measure_presence
     from .maps import read_maps as read_maps
     from .masks import MaskSpec as MaskSpec
-    from .masks import draw as draw
+    from .masks import draw_masks as draw_masks
     from .recording import Recording as Recording
     from .recording import RecordSpec as RecordSpec
 
@@ -63,10 +63,10 @@ _PUBLIC = {
     "LocateSpec": "locating",
     "ConceptMaps": "maps",
     "ReadSpec": "maps",
-    "presence": "maps",
+    "measure_presence": "maps",
     "read_maps": "maps",
     "MaskSpec": "masks",
-    "draw": "masks",
+    "draw_masks": "masks",
     "Recording": "recording",
     "RecordSpec": "recording",
 }

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from . import ConceptAttentionError
 from .concepts import ConceptSet
 from .files import read_json, to_json, write_text
-from .maps import ConceptMaps, ReadSpec, describe, read_maps
+from .maps import ConceptMaps, ReadSpec, describe_presence, read_maps
 from .masks import MaskSpec
 from .recording import Recording, RecordSpec
 from .specs import FindFields, ReadFields, RecordFields, change, locate_specs, record_spec
@@ -88,7 +90,7 @@ class RecordedRun:
         to `folder` is replaced.
         """
         from .cli.generate import REPORT, remove_earlier
-        from .inputs import to_pixels
+        from .pixels import read_images, to_bytes
 
         folder, recording = Path(folder), self.recording()
         spec, masks = change(ReadSpec(), reading), masks or MaskSpec()
@@ -96,9 +98,9 @@ class RecordedRun:
         time = recording.grid.time
         is_video = time.pictures > 1
         if is_video:
-            items = [to_pixels(video) for video in images]
+            items = [read_images(video) for video in images]
         else:
-            items = [image[None] for image in to_pixels(images)]
+            items = [[image] for image in read_images(images)]
         count = len(recording.scores) // time.frames
         if len(items) != count:
             raise ConceptAttentionError(
@@ -107,13 +109,14 @@ class RecordedRun:
         folder.mkdir(parents=True, exist_ok=True)
         remove_earlier(folder)
         told, lines = [], []
-        for i, pixels in enumerate(items):
-            frames = slice(i * time.frames, (i + 1) * time.frames)
-            maps = read_maps(replace(recording, scores=recording.scores[frames]), spec)
+        for i, frames in enumerate(items):
+            pixels = [to_bytes(frame) for frame in frames]
+            own = recording.scores[i * time.frames : (i + 1) * time.frames]
+            maps = read_maps(replace(recording, scores=own), spec)
             name = "." if count == 1 else str(i)
             found = self._save_one(folder / name, pixels, maps, masks)
             told.append({"folder": name, **found})
-            lines.append(describe(maps))
+            lines.append(describe_presence(maps))
         report = {"videos" if is_video else "pictures": told}
         write_text(folder / REPORT, to_json(report))
         return Results(folder, report, "\n".join(lines))
@@ -121,15 +124,15 @@ class RecordedRun:
     def _save_one(self, folder: Path, pixels: Any, maps: ConceptMaps, masks: MaskSpec) -> dict:
         from PIL import Image
 
-        from .export import place, save, save_picture, save_video
         from .hosts.diffusers.families import find
         from .hosts.diffusers.family import VideoFamily
+        from .output.export import file_path, save_image, save_image_files, save_video_files
 
         family = find(self._pipe)
         if isinstance(family, VideoFamily) and maps.grid.time.pictures > 1:
-            return save_video(folder, pixels, maps, masks, family.fps(self._pipe))
-        found = save(folder, pixels[0], maps, 0, masks)
-        save_picture(Image.fromarray(pixels[0]), folder / place("image"))
+            return save_video_files(folder, pixels, maps, masks, family.fps(self._pipe))
+        found = save_image_files(folder, pixels[0], maps, masks)
+        save_image(Image.fromarray(pixels[0]), folder / file_path("image"))
         return found
 
 
@@ -184,11 +187,15 @@ def locate(
     """
     _import_host()
     from .hosts.diffusers.locate import locate as locate_in_tensor
-    from .inputs import to_pixels, to_tensor
+    from .pixels import read_images
 
     spec, how = locate_specs(concepts, background, fields)
     _tell_notices(spec)
-    recording = locate_in_tensor(pipe, to_tensor(to_pixels(images)), spec, how)
+    pixels = read_images(images)
+    if len({one.shape for one in pixels}) != 1:
+        raise ConceptAttentionError(f"Images of one size are located together; got {len(pixels)}.")
+    stacked = torch.stack(pixels).movedim(3, 1)  # b rgb h w
+    recording = locate_in_tensor(pipe, stacked, spec, how)
     return read_maps(recording, ReadSpec(blocks="all"))
 
 

@@ -1,6 +1,7 @@
 """Images that people hand over, as the core computes with them: of any kind in, one kind out."""
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -42,6 +43,25 @@ def read_pixels(image: ImageLike) -> Tensor:
     if not -1 < low <= high < 2:  # decoders go a little beyond 0 and 1
         raise ConceptAttentionError(f"An image is {ACCEPTED}; got values {low:g} to {high:g}.")
     return pixels.float()
+
+
+def read_images(images: ImageLike | Sequence[ImageLike]) -> list[Tensor]:
+    """One image or several, each as `read_pixels` gives it.
+
+    Several are a list, or an array or tensor with a first axis of images. Tensors may have their
+    colours before h w, as torch has them.
+    """
+    several = isinstance(images, list | tuple)
+    if isinstance(images, np.ndarray | Tensor):
+        several = images.ndim == 4
+    listed: Any = images if several else [images]
+    return [read_pixels(_colours_last(image)) for image in listed]
+
+
+def _colours_last(image: ImageLike) -> ImageLike:
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[2] in (3, 4):
+        return image
+    return image.movedim(0, 2)
 
 
 def to_bytes(image: Tensor) -> ImageArray:

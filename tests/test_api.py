@@ -16,7 +16,7 @@ import conceptattention.conceptattention_core as ca
 from conceptattention.conceptattention_core import specs
 from conceptattention.conceptattention_core.cli import build_parser, calls, list_options, main
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record as record_pipeline
-from conceptattention.conceptattention_core.inputs import to_pixels
+from conceptattention.conceptattention_core.pixels import read_images, read_pixels, to_bytes
 
 from .hosts.diffusers.tiny import tiny_flux
 from .hosts.diffusers.tiny.cogvideox import tiny_cogvideox
@@ -125,8 +125,7 @@ def test_a_saved_run_has_the_files_of_the_command(pipe, tmp_path):
     assert "balloon" in results.text
 
     mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "sky.png"))
-    drawn = ca.draw(run.maps(), ["sky"], image=torch.from_numpy(to_pixels(image)) / 255)
-    assert np.array_equal(mask, (drawn[0, 0].numpy() * 255).round())
+    assert np.array_equal(mask, (run.maps().masks(image)["sky"] * 255).round())
 
 
 def test_saving_again_leaves_no_file_of_the_first_time(pipe, tmp_path):
@@ -195,33 +194,23 @@ def test_an_image_is_found_in_whatever_form_it_comes(pipe):
         ca.locate(pipe, image, WORDS, order="mean, then softmax")
 
 
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ("photo.png", "Got str; accepted: an image of Pillow"),
-        (np.zeros((5, 7)) + 2.5, "values of 2.5 to 2.5; floats lie in 0..1"),
-        (np.zeros((5, 7, 3), np.int64), "Got an image of int64"),
-        (np.zeros((5, 7, 2)), r"shape \(5, 7, 2\)"),
-        (np.full((5, 7, 3), np.nan), "floats lie in 0..1"),
-        ([], "Got 0 images"),
-        ([np.zeros((5, 7, 3)), np.zeros((7, 5, 3))], "Got 2 images"),
-    ],
-)
-def test_what_is_no_image_is_refused(given, told):
-    with pytest.raises(ca.ConceptAttentionError, match=told):
-        to_pixels(given)
+def test_images_of_two_sizes_are_not_located_together(pipe):
+    images = [np.zeros((32, 48, 3), np.uint8), np.zeros((48, 32, 3), np.uint8)]
+    for wrong in (images, []):
+        with pytest.raises(ca.ConceptAttentionError, match=f"one size .* got {len(wrong)}"):
+            ca.locate(pipe, wrong, WORDS)
 
 
-def test_images_keep_their_pixels():
+def test_several_images_are_read_in_any_form():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 9, 3), dtype=np.uint8)
-    floats = pixels.astype(np.float32) / 255
-    chw = torch.from_numpy(floats).permute(0, 3, 1, 2)
-    for form in (pixels, list(pixels), [Image.fromarray(one) for one in pixels], floats, chw):
-        assert np.array_equal(to_pixels(form), pixels)
-    assert np.array_equal(to_pixels(chw[0].bfloat16().round()), (floats[:1].round() * 255))
-    assert np.array_equal(to_pixels(pixels[0, ..., 0]), pixels[:1, ..., :1].repeat(3, 3))
-    rgba = np.concatenate([pixels, pixels[..., :1]], axis=-1)
-    assert np.array_equal(to_pixels(rgba), pixels)
+    floats = torch.from_numpy(pixels) / 255
+    listed = [Image.fromarray(one) for one in pixels]
+    for form in (pixels, list(pixels), listed, floats, floats.movedim(3, 1)):
+        assert np.array_equal([to_bytes(one) for one in read_images(form)], pixels)
+    with pytest.raises(ca.ConceptAttentionError, match="An image is .* got str"):
+        read_images("photo.png")
+    (one,) = read_images(listed[0])
+    assert torch.equal(one, read_pixels(pixels[0]))
 
 
 # --- the commands ---------------------------------------------------------------------------------
@@ -316,3 +305,10 @@ def test_evaluate_gives_its_figures(saved, tmp_path):  # noqa: F811
 def test_wrong_options_are_refused_in_one_sentence(tmp_path, options, told):
     with pytest.raises(ca.ConceptAttentionError, match=told):
         ca.generate("nowhere", "a lake", WORDS, tmp_path / "out", **options)
+
+
+def test_the_demo_model_is_said_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ca.ConceptAttentionError, match="run this in a clone of the repository"):
+        ca.generate("demo/model", "a lake", WORDS, "out")
+    assert files(tmp_path) == set()

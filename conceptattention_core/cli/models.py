@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import ConceptAttentionError
@@ -18,6 +19,7 @@ from . import options
 if TYPE_CHECKING:
     import torch
 
+DEMO = Path("demo/model")
 VERSIONS = ("torch", "diffusers", "transformers", "numpy", "opencv-python", "pillow")
 
 
@@ -62,6 +64,11 @@ def load(model: str, device: str, dtype: "torch.dtype") -> Any:
                 f"{show(folder)} holds no diffusers pipeline: it has no model_index.json."
             )
         model = str(folder)
+    elif folder == DEMO:  # no name on the Hub: the documents' examples run in a clone
+        raise ConceptAttentionError(
+            "The demo model is not installed with the package: run this in a clone of the "
+            f"repository, which has the folder {DEMO.as_posix()}, or name another model."
+        )
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise ConceptAttentionError(f"There is no folder {show(folder)}.")
     import diffusers

@@ -7,11 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.hosts.comfyui import api
+from conceptattention.conceptattention_core.hosts.comfyui.demo import load_demo_model
+from conceptattention.conceptattention_core.masks import MaskSpec
 from conceptattention.conceptattention_core.ranges import DEEP
+from conceptattention.nodes.demo import FOLDER
+from conceptattention.nodes.locate import Locate
 
 from .graphs import MASKING, WORDS, changed, node, painting, pictures, unrecorded
 from .server import PACK, ROOT, Server
 from .test_server import failures
+from .tiny import call
 
 PICKED = {"name": "sky", "invert": False, **MASKING}
 EXAMPLE = ROOT / "docs" / "examples" / "other_pack"
@@ -62,3 +70,49 @@ def test_another_pack_gets_our_sentence_where_nothing_was_recorded(server):
     result = server.queue(graph, check=False)
     assert result.error_node == "dark"
     assert "No concepts were recorded for this latent" in str(result.error)
+
+
+# --- the functions by themselves ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parts():
+    with torch.inference_mode():
+        return load_demo_model(FOLDER)
+
+
+def test_an_image_is_located_as_the_node_locates_it(parts):
+    image = torch.linspace(0, 1, 64 * 96 * 3).reshape(1, 64, 96, 3)
+    with torch.inference_mode():
+        found = api.locate(*parts, image, WORDS, background=True, noise=(0.3, 0.6), seed=2)
+        expected = call(
+            Locate,
+            **dict(zip(("model", "clip", "vae"), parts)),
+            concepts=WORDS,
+            background=True,
+            image=image,
+            caption="",
+            noise="0.3, 0.6",
+            samples=1,
+            seed=2,
+            megapixels=1.0,
+            tokens="all",
+            space="output",
+            blocks=DEEP,
+        )[0]
+    assert torch.equal(found.maps, expected.maps)
+    assert found.spec == expected.spec
+
+
+def test_what_cannot_be_is_refused(parts):
+    model, clip, _ = parts
+    with pytest.raises(ConceptAttentionError, match="Unknown: token. Accepted: tokens, method"):
+        api.record(model, clip, WORDS, token="first")
+    with pytest.raises(ConceptAttentionError, match="did not go through Record Concepts"):
+        api.maps_of({"samples": torch.zeros(1, 16, 8, 8)}, model)
+
+
+def test_the_public_names_of_the_core_are_there_too():
+    assert api.MaskSpec is MaskSpec
+    with pytest.raises(AttributeError):
+        print(api.nothing)
