@@ -1,7 +1,7 @@
 """ConceptAttention (Helbling et al., ICML 2025, arXiv 2502.04320), free of any host.
 
-Concept tokens ride through the joint-attention blocks of a diffusion transformer. They read the
-image, the image never reads them, so the picture stays as it is; the similarity of image and
+Concept tokens go through the joint-attention blocks of a diffusion transformer. They read the
+image, the image never reads them, so the image stays as it is; the similarity of image and
 concept vectors in the output space of the attention says where each concept is.
 
 Data, in the order it flows::
@@ -11,9 +11,9 @@ Data, in the order it flows::
 
 Axes, one letter or word each, everywhere in this package:
 
-    b      pictures of a batch            t      text-encoder rows that stand for concepts
-    c      concepts                       p      patches of the picture, row by row (y x)
-    y x    the patch grid                 h w    pixels of the picture
+    b      images of a batch            t      text-encoder rows that stand for concepts
+    c      concepts                       p      patches of the image, row by row (y x)
+    y x    the patch grid                 h w    pixels of the image
     step   sampling steps                 block  joint-attention blocks
     frame  of a video; in `b` the frames of each follow one another
     head d attention heads, their width   rgb    colours
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from .locating import LocateSpec as LocateSpec
     from .maps import ConceptMaps as ConceptMaps
     from .maps import ReadSpec as ReadSpec
-    from .maps import presence as presence
+    from .maps import measure_presence as measure_presence
     from .maps import read_maps as read_maps
     from .masks import MaskSpec as MaskSpec
-    from .masks import draw as draw
+    from .masks import draw_masks as draw_masks
     from .recording import Recording as Recording
     from .recording import RecordSpec as RecordSpec
 
@@ -63,10 +63,10 @@ _PUBLIC = {
     "LocateSpec": "locating",
     "ConceptMaps": "maps",
     "ReadSpec": "maps",
-    "presence": "maps",
+    "measure_presence": "maps",
     "read_maps": "maps",
     "MaskSpec": "masks",
-    "draw": "masks",
+    "draw_masks": "masks",
     "Recording": "recording",
     "RecordSpec": "recording",
 }

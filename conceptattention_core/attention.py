@@ -119,7 +119,7 @@ MOST_BOUNCES = 3
 
 @dataclass(frozen=True)
 class Method:
-    """How concepts ride and where they are compared. The defaults are the paper's."""
+    """What concepts attend to and where they are compared. The defaults are the paper's."""
 
     attend: str = "concepts and image"
     space: str = "output"
@@ -159,8 +159,8 @@ def step(
     placed, k, v = (_ungroup(x, q) for x in (block.place(k), k, v))
     image = replace(image, keys=_ungroup(image.keys, q), values=_ungroup(image.values, q))
     attended = _merge(ATTEND[method.attend](block.place(q), placed, v, image))
-    riders = ConceptVectors(k, v, attended)
-    scores = SPACES[method.space](riders, image, mean.to(attended))
+    vectors = ConceptVectors(k, v, attended)
+    scores = SPACES[method.space](vectors, image, mean.to(attended))
     if method.bounces:
         scores = propagate(scores, image, method.bounces)
     return block.update(concepts, attended), scores

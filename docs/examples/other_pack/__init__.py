@@ -24,7 +24,7 @@ class DarkenTheRest:
     def run(self, latent, image, word):
         import conceptattention as ca
 
-        (masks,) = ca.draw(ca.maps_of(latent), [word], image=image)  # b h w, 0 or 1
+        (masks,) = ca.draw_masks(ca.maps_of(latent), [word], image=image)  # b h w, 0 or 1
         return (image * (0.3 + 0.7 * masks[..., None]),)
 
 
