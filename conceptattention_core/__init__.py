@@ -1,7 +1,7 @@
 """ConceptAttention (Helbling et al., ICML 2025, arXiv 2502.04320), free of any host.
 
-Concept tokens ride through the joint-attention blocks of a diffusion transformer. They read the
-image, the image never reads them, so the picture stays as it is; the similarity of image and
+Concept tokens go through the joint-attention blocks of a diffusion transformer. They read the
+image, the image never reads them, so the image stays as it is; the similarity of image and
 concept vectors in the output space of the attention says where each concept is.
 
 Data, in the order it flows::
@@ -11,9 +11,9 @@ Data, in the order it flows::
 
 Axes, one letter or word each, everywhere in this package:
 
-    b      pictures of a batch            t      text-encoder rows that stand for concepts
-    c      concepts                       p      patches of the picture, row by row (y x)
-    y x    the patch grid                 h w    pixels of the picture
+    b      images of a batch            t      text-encoder rows that stand for concepts
+    c      concepts                       p      patches of the image, row by row (y x)
+    y x    the patch grid                 h w    pixels of the image
     step   sampling steps                 block  joint-attention blocks
     frame  of a video; in `b` the frames of each follow one another
     head d attention heads, their width   rgb    colours

@@ -55,7 +55,7 @@ class ConceptSet:
         """Positions of the concepts that get a mask."""
         return tuple(i for i, concept in enumerate(self.concepts) if not concept.hidden)
 
-    def find(self, name: str) -> int:
+    def index_of(self, name: str) -> int:
         """The position of a concept by name, whatever its case; hidden ones are found too."""
         for i, concept in enumerate(self.concepts):
             if key_of(concept.name) == key_of(name):
@@ -65,7 +65,7 @@ class ConceptSet:
         )
 
 
-def split(text: str) -> list[str]:
+def split_names(text: str) -> list[str]:
     """The entries of a list, separated and freed of weights as concepts are: names to pick."""
     return read_entries(text)[0]
 

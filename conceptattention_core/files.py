@@ -24,10 +24,10 @@ from . import ConceptAttentionError
 
 PARTIAL, CLAIMS = ".partial", ".claims"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-WAIT = 0.2  # seconds between two looks at what another process holds
+WAIT = 0.2  # seconds between two tries for what another process holds
 
 
-def show(path: Path | str) -> str:
+def quote(path: Path | str) -> str:
     """A path as text that can be printed and encoded, whatever bytes its name has."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
@@ -35,7 +35,7 @@ def show(path: Path | str) -> str:
 def check_regular(path: Path) -> None:
     """Refuse what would be waited on for ever, or has no end: pipes, sockets, devices."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ConceptAttentionError(f"{show(path)} is no regular file.")
+        raise ConceptAttentionError(f"{quote(path)} is no regular file.")
 
 
 def hash_file(path: Path) -> str:
@@ -188,17 +188,17 @@ def naming(file: Path) -> Iterator[None]:
         raise
 
 
-def tell(error: OSError) -> str:
+def explain_os_error(error: OSError) -> str:
     """An error of the disk in a sentence: which file, and how much room is left."""
     if not error.filename:
         return str(error)
-    told = f"{show(error.filename)}: {error.strerror}"
+    text = f"{quote(error.filename)}: {error.strerror}"
     if error.errno in FULL:
         for folder in Path(os.fsdecode(error.filename)).absolute().parents:
             if folder.is_dir():
                 free = shutil.disk_usage(folder).free / 2**20
-                return f"{told}; {free:,.0f} MB are free there."
-    return told
+                return f"{text}; {free:,.0f} MB are free there."
+    return text
 
 
 # --- claims ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Picture files: which ones there are, and their pixels."""
+"""Image files: which ones there are, and their pixels."""
 
 import io
 import os
@@ -15,19 +15,17 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from . import ConceptAttentionError
-from .files import CLAIMS, PARTIAL, check_regular, read_json, show
+from .files import CLAIMS, PARTIAL, check_regular, quote, read_json
+from .pixels import ImageArray
 from .texts import name_files
-
-Pixels = np.ndarray
-"""uint8, h w rgb."""
 
 NEED_A_PACKAGE = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
     ".avif": "pillow 11.3 or later",
 }
-"""Endings of pictures that Pillow reads only with something else, and with what."""
+"""Endings of images that Pillow reads only with something else, and with what."""
 DRAWN = ("masks", "heatmaps", "overlay", "sheet", "labels")
-"""What is written beside a picture, as files and as folders of a video's frames."""
+"""What is written beside an image, as files and as folders of a video's frames."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,16 +35,16 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a picture upright, by EXIF's orientation."""
+"""What turns an image upright, by EXIF's orientation."""
 ORIENTATION, BITS, SAMPLE_FORMAT, SIGNED = 0x0112, 258, 339, 2  # tags of EXIF and TIFF
 
 
 class UnreadableKindError(ConceptAttentionError):
-    """A picture of a kind that needs a package which is not here."""
+    """An image of a kind that needs a package which is not here."""
 
 
 @dataclass(frozen=True)
-class PictureFile:
+class ImageFile:
     path: Path
     name: str
     """A safe, relative path without ending, its own among its fellows: what to call results."""
@@ -54,11 +52,11 @@ class PictureFile:
     """A hash of the file, once it was read."""
 
 
-def list_pictures(paths: Iterable[Path], without: Path | None = None) -> list[PictureFile]:
-    """The pictures at `paths`; of a folder all that have a picture's ending, subfolders too.
+def list_images(paths: Iterable[Path], without: Path | None = None) -> list[ImageFile]:
+    """The images at `paths`; of a folder all that have an image's ending, subfolders too.
 
     What a run has written is left out: the folder `without` where it lies inside, any other
-    folder of results, and the files that a report tells of.
+    folder of results, and the files that a report lists.
     """
     found: list[tuple[Path, Path]] = []  # the file, and its path from what was asked for
     for path in paths:
@@ -68,28 +66,28 @@ def list_pictures(paths: Iterable[Path], without: Path | None = None) -> list[Pi
         elif path.exists():
             found.append((path, Path(path.name)))
         else:
-            raise ConceptAttentionError(f"There is no picture or folder {show(path)}.")
+            raise ConceptAttentionError(f"There is no picture or folder {quote(path)}.")
     if not found:
-        raise ConceptAttentionError(f"No pictures in {', '.join(map(show, paths))}.")
+        raise ConceptAttentionError(f"No pictures in {', '.join(map(quote, paths))}.")
     safe = {
         file: [name_files([part])[0] for part in place.with_suffix("").parts]
         for file, place in found
     }
     folders = {"/".join(parts[:n]).casefold() for parts in safe.values() for n in range(len(parts))}
-    pictures: dict[str, PictureFile] = {}
+    images: dict[str, ImageFile] = {}
     for file, parts in safe.items():
         name = "/".join(parts)
-        if name.casefold() in folders | pictures.keys():
+        if name.casefold() in folders | images.keys():
             name += f"_{file.suffix[1:]}"
         stem, n = name, 2
-        while name.casefold() in folders | pictures.keys():
+        while name.casefold() in folders | images.keys():
             name, n = f"{stem}_{n}", n + 1
-        pictures[name.casefold()] = PictureFile(file, name)
-    return list(pictures.values())
+        images[name.casefold()] = ImageFile(file, name)
+    return list(images.values())
 
 
 def _walk(top: Path, without: Path | None) -> Iterator[Path]:
-    """The files below `top` that have a picture's ending and are nobody's results."""
+    """The files below `top` that have an image's ending and are nobody's results."""
     result_folders: set[Path] = set()
     for name, folders, files in os.walk(top):
         folder = Path(name)
@@ -98,28 +96,28 @@ def _walk(top: Path, without: Path | None) -> Iterator[Path]:
             folders.clear()
             continue
         folders[:] = [one for one in folders if one != CLAIMS and not one.endswith(PARTIAL)]
-        told = read_json(folder / "report.json") if "report.json" in files else None
-        result_folders |= _list_results(folder, told)
+        report = read_json(folder / "report.json") if "report.json" in files else None
+        result_folders |= _list_results(folder, report)
         if folder in result_folders:
             folders[:] = [one for one in folders if one not in DRAWN]
             files = [one for one in files if Path(one).stem not in DRAWN]
-        yield from (folder / one for one in files if _has_pictures_ending(folder / one))
+        yield from (folder / one for one in files if _has_image_ending(folder / one))
 
 
 def _list_results(folder: Path, report: Any) -> set[Path]:
-    """The folders of which a report tells: that of a picture, or those of what was painted."""
+    """The folders that a report lists: that of an image, or those of what was generated."""
     if not isinstance(report, dict):
         return set()
     if "settings" in report:
         return {folder}
-    painted = report.get("pictures") or report.get("videos")
-    found = painted if isinstance(painted, list) else []
+    made = report.get("pictures") or report.get("videos")
+    found = made if isinstance(made, list) else []
     return {
         folder / str(one["folder"]) for one in found if isinstance(one, dict) and "folder" in one
     }
 
 
-def _has_pictures_ending(file: Path) -> bool:
+def _has_image_ending(file: Path) -> bool:
     endings, ending = _find_endings(), file.suffix.lower()
     is_picture = endings.get(ending) in Image.OPEN or ending in NEED_A_PACKAGE
     return is_picture and not file.name.startswith(".")
@@ -137,8 +135,8 @@ def _find_endings() -> dict[str, str]:
     return Image.registered_extensions()
 
 
-def read_picture(path: Path) -> Pixels:
-    """A picture file as it is meant to be seen: in sRGB, upright, what is transparent is white.
+def read_image(path: Path) -> ImageArray:
+    """An image file as it is meant to be seen: in sRGB, upright, what is transparent is white.
 
     Raises ConceptAttentionError with the file's name for whatever cannot be read or is too large
     for the memory, OSError where the disk fails.
@@ -146,28 +144,29 @@ def read_picture(path: Path) -> Pixels:
     ending = path.suffix.lower()
     if ending in NEED_A_PACKAGE and _find_endings().get(ending) not in Image.OPEN:
         raise UnreadableKindError(
-            f"{show(path)} was skipped: {ending[1:].upper()} is read with {NEED_A_PACKAGE[ending]}."
+            f"{quote(path)} was skipped: {ending[1:].upper()} is read with "
+            f"{NEED_A_PACKAGE[ending]}."
         )
     check_regular(path)
     try:
         with Image.open(path) as file:
-            return _see(file, path)
+            return _convert(file, path)
     except ConceptAttentionError:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         reason = str(error).replace(repr(str(path)), "its content")
         raise ConceptAttentionError(
-            f"{show(path)} is no picture that can be read: {_encodable(reason)}"
+            f"{quote(path)} is no picture that can be read: {_encodable(reason)}"
         ) from None
     except Exception as error:  # decoders raise whatever their parsing met
         if isinstance(error, OSError) and error.errno is not None:
             raise
         if is_out_of_memory(error):
             raise ConceptAttentionError(
-                f"{show(path)} is larger than the memory here has room for."
+                f"{quote(path)} is larger than the memory here has room for."
             ) from None
         reason = _encodable(str(error)) or type(error).__name__
-        raise ConceptAttentionError(f"{show(path)} is broken: {reason}") from None
+        raise ConceptAttentionError(f"{quote(path)} is broken: {reason}") from None
 
 
 def _encodable(text: str) -> str:
@@ -180,26 +179,26 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, cv2.error):
         return getattr(error, "code", 0) == -4 or "Insufficient memory" in str(error)
-    told = str(error).lower()
-    return isinstance(error, RuntimeError) and "memory" in told and "alloc" in told
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and "memory" in text and "alloc" in text
 
 
-def _see(file: Image.Image, path: Path) -> Pixels:
+def _convert(file: Image.Image, path: Path) -> ImageArray:
     file.load()  # first: of some kinds this turns them upright
     picture = file
     if picture.mode == "F":
         raise ConceptAttentionError(
-            f"{show(path)} holds floating-point values of no stated range; save it with 8 or "
+            f"{quote(path)} holds floating-point values of no stated range; save it with 8 or "
             "16 bits."
         )
     profile, turn = picture.info.get("icc_profile"), _find_turn(picture)
     if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
         picture = _to_8_bits(picture)
     if picture.has_transparency_data:
-        seen = picture.convert("RGBA")
-        colours = _to_srgb(seen.convert("RGB"), profile)
-        colours.putalpha(seen.getchannel("A"))
-        picture = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), colours)
+        converted = picture.convert("RGBA")
+        colours = _to_srgb(converted.convert("RGB"), profile)
+        colours.putalpha(converted.getchannel("A"))
+        picture = Image.alpha_composite(Image.new("RGBA", converted.size, "white"), colours)
     else:
         picture = _to_srgb(picture, profile)
     picture = picture.convert("RGB")
@@ -207,7 +206,7 @@ def _see(file: Image.Image, path: Path) -> Pixels:
 
 
 def _find_turn(picture: Image.Image) -> Image.Transpose | None:
-    """What turns a picture upright; one whose EXIF is broken is seen as it lies."""
+    """What turns an image upright; one whose EXIF is broken stays as it lies."""
     try:
         return TURNS.get(picture.getexif().get(ORIENTATION, 1))
     except Exception:  # its parser raises whatever it met
@@ -228,7 +227,7 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
 
 
 def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """The colours of a picture as sRGB; a profile that is broken or does not fit counts as none."""
+    """The colours of an image as sRGB; a profile that is broken or does not fit counts as none."""
     if not profile:
         return picture
     if picture.mode not in ("RGB", "L", "CMYK"):
@@ -238,12 +237,12 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
         if "srgb" in ImageCms.getProfileDescription(own).lower():
             return picture
         srgb = ImageCms.createProfile("sRGB")
-        seen = ImageCms.profileToProfile(picture, own, srgb, outputMode="RGB")
+        converted = ImageCms.profileToProfile(picture, own, srgb, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return picture
-    return picture if seen is None else seen
+    return picture if converted is None else converted
 
 
-def stack(pictures: list[Pixels]) -> Tensor:
-    """Pictures of one size as `b rgb h w`, 0..1."""
-    return torch.stack([torch.from_numpy(one.copy()).permute(2, 0, 1) for one in pictures]) / 255
+def stack_images(images: list[ImageArray]) -> Tensor:
+    """Images of one size as `b rgb h w`, 0..1."""
+    return torch.stack([torch.from_numpy(one.copy()).permute(2, 0, 1) for one in images]) / 255

@@ -1,7 +1,7 @@
-"""Concepts in an existing picture: noise its latent a little, run the joint blocks once, listen.
+"""Concepts in an existing image: noise its latent a little, run the joint blocks once and record.
 
 ConceptAttention, arXiv 2502.04320, section 5. A diffusion model that is asked to go on from a
-half-noised picture has to understand it, and its blocks say so.
+half-noised image has to understand it, and its blocks know where things are.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ConceptAttentionError
-from .concepts import split
+from .concepts import split_names
 from .forward import StopForward
 from .texts import clean_text
 
@@ -24,12 +24,12 @@ Enough = StopForward  # the name that the diffusers host still uses
 
 @dataclass(frozen=True)
 class LocateSpec:
-    """How a picture is looked at.
+    """How an image is looked at.
 
     `noise` holds one or more noise levels in 0..1: x_t = (1 - t) z + t * noise, or the same mixture
     at unit variance where a model is trained so (`blend_at_unit_variance`). At each of them the
-    picture is looked at `samples` times, with other noise. `megapixels` bounds the size at which
-    the model sees it; masks come at the size of the picture.
+    image is looked at `samples` times, with other noise. `megapixels` bounds the size at which
+    the model sees it; masks come at the size of the image.
     """
 
     caption: str = ""
@@ -63,7 +63,7 @@ class LocateSpec:
 def parse_noise(text: str) -> tuple[float, ...]:
     """Noise levels from text, comma-separated."""
     try:
-        return tuple(float(part) for part in split(text))
+        return tuple(float(part) for part in split_names(text))
     except ValueError:
         raise ConceptAttentionError(
             f"Noise levels are numbers between 0 and 1, comma-separated; got '{text}'."
@@ -81,7 +81,7 @@ def fit(h: int, w: int, multiple: int, megapixels: float = MEGAPIXELS) -> tuple[
 
 
 def resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pictures `b rgb h w` in 0..1 at another size (h, w)."""
+    """Images `b rgb h w` in 0..1 at another size (h, w)."""
     if tuple(pictures.shape[-2:]) == size:
         return pictures
     resized = F.interpolate(
@@ -93,7 +93,7 @@ def resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
 def draw_looks(spec: LocateSpec, latent: Tensor) -> Iterator[tuple[int, float, Tensor]]:
     """For each look its place in `spec.noise`, the noise level, and noise of the latent's shape.
 
-    All pictures of a batch get the same noise, so that none depends on its neighbours.
+    All images of a batch get the same noise, so that none depends on its neighbours.
     """
     for sample in range(spec.samples):
         generator = torch.Generator().manual_seed(spec.seed + sample)

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def _as_they_are(scores: Tensor, order: str, temperature: float) -> Tensor:
 
 
 def _standardised(scores: Tensor, order: str, temperature: float) -> Tensor:
-    """Each concept's scores get mean 0 and spread 1 over the picture before they compete.
+    """Each concept's scores get mean 0 and spread 1 over the image before they compete.
 
     So a concept that is strong everywhere no longer hides the others. A concept that is absent
     would be lifted, too: one whose map, as it is, nowhere reaches the share that chance would
@@ -124,7 +124,7 @@ class ConceptMaps:
     """Per patch, how much of each concept: what `read_maps` gives."""
 
     maps: Tensor
-    """`b c y x`, float32, 0..1, summing to 1 over c. Each picture of a video is one of `b`."""
+    """`b c y x`, float32, 0..1, summing to 1 over c. Each image of a video is one of `b`."""
     recording: Recording
     """What they were read from."""
     spec: ReadSpec = field(default_factory=ReadSpec)
@@ -143,7 +143,7 @@ class ConceptMaps:
 
     @property
     def grid(self) -> Grid:
-        """The patch grid y x, and the picture that it covers."""
+        """The patch grid y x, and the image that it covers."""
         return self.recording.grid
 
     def __len__(self) -> int:
@@ -171,7 +171,7 @@ class ConceptMaps:
 
     def of(self, name: str) -> Tensor:
         """The map of one concept, `b y x`."""
-        return self.maps[:, self.concepts.find(name)]
+        return self.maps[:, self.concepts.index_of(name)]
 
     @property
     def shown(self) -> Tensor:
@@ -225,7 +225,7 @@ class ConceptMaps:
     ) -> dict[str, Any]:
         """Write masks, heat maps, overlay, sheet and label map of the image into a folder.
 
-        What is told of them is written as report.json, too, and returned. Overlay and sheet have at
+        Their figures are written as report.json, too, and returned. Overlay and sheet have at
         most 2,048 pixels to a side unless `full_size`. `settings` are fields of `masks.MaskSpec`.
         """
         from .files import write_json
@@ -249,17 +249,17 @@ class ConceptMaps:
 
 @dataclass(frozen=True)
 class Presence:
-    """How much of a concept one picture shows. All figures 0..1."""
+    """How much of a concept one image shows. All figures 0..1."""
 
     name: str
     coverage: float
-    """Share of the picture in which the concept is stronger than every other one."""
+    """Share of the image in which the concept is stronger than every other one."""
     peak: float
     mean: float
 
     @property
     def present(self) -> bool:
-        """Whether the concept is strongest anywhere worth speaking of (0.5 % of the picture)."""
+        """Whether the concept is strongest anywhere worth speaking of (0.5 % of the image)."""
         return self.coverage >= 0.005
 
 
@@ -268,11 +268,11 @@ def read_maps(recording: Recording, spec: ReadSpec = ReadSpec()) -> ConceptMaps:
     spec = spec.resolve(recording)
     scores = choose_scores(recording, spec.steps, spec.blocks)
     maps = SCALES[spec.scale](scores, spec.order, spec.temperature)
-    return ConceptMaps(_to_pictures(maps, recording.grid.time), recording, spec)
+    return ConceptMaps(_to_images(maps, recording.grid.time), recording, spec)
 
 
-def _to_pictures(maps: Tensor, time: Time) -> Tensor:
-    """Maps of frames `(b frame) c y x` as maps of every picture of each video.
+def _to_images(maps: Tensor, time: Time) -> Tensor:
+    """Maps of frames `(b frame) c y x` as maps of every image of each video.
 
     Between two frames maps blend.
     """
@@ -319,7 +319,7 @@ def choose_entries(recording: Recording, steps: str, blocks: str) -> tuple[list[
 
 
 def measure_presence(maps: ConceptMaps) -> list[list[Presence]]:
-    """For each picture, the presence of each concept, hidden ones included, in order."""
+    """For each image, the presence of each concept, hidden ones included, in order."""
     winners = maps.winners()
     return [
         [
@@ -335,8 +335,17 @@ def measure_presence(maps: ConceptMaps) -> list[list[Presence]]:
     ]
 
 
+def select_images(maps: ConceptMaps, concepts: Sequence[int], coverage: float) -> list[int]:
+    """The images, from 0, of which each of these concepts covers this share (0..1) or more."""
+    return [
+        b
+        for b, figures in enumerate(measure_presence(maps))
+        if all(figures[c].coverage >= coverage for c in concepts)
+    ]
+
+
 def describe_presence(maps: ConceptMaps) -> str:
-    """Presence of each concept in each picture as a table for people."""
+    """Presence of each concept in each image as a table for people."""
     width = max(len(name) for name in maps.concepts.names)
     lines = []
     for b, figures in enumerate(measure_presence(maps)):
@@ -344,9 +353,9 @@ def describe_presence(maps: ConceptMaps) -> str:
             lines.append(f"picture {b + 1}")
         for c in maps.concepts.shown:
             figure = figures[c]
-            said = "" if figure.present else "   absent"
+            note = "" if figure.present else "   absent"
             lines.append(
                 f"{figure.name:{width}}  covers {figure.coverage:6.1%}  "
-                f"peak {figure.peak:.2f}  mean {figure.mean:.2f}{said}"
+                f"peak {figure.peak:.2f}  mean {figure.mean:.2f}{note}"
             )
     return "\n".join(lines)

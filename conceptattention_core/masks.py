@@ -1,4 +1,4 @@
-"""From maps on the patch grid to masks on the pixels of the picture."""
+"""From maps on the patch grid to masks on the pixels of the image."""
 
 import math
 import warnings
@@ -14,7 +14,7 @@ from torch import Tensor
 from . import ConceptAttentionError, refine
 from .maps import ConceptMaps, measure_presence
 from .recording import NOT_FINITE, Grid, is_finite
-from .thresholds import Heat, level
+from .thresholds import Heat, find_level
 
 MOST_PIXELS = 1024
 """By which masks grow or are feathered."""
@@ -25,11 +25,11 @@ class MaskSpec:
     """How a map becomes a mask; the steps come in this order."""
 
     edges: bool = True
-    """Let maps follow the edges of the picture, where there is one."""
+    """Let maps follow the edges of the image, where there is one."""
     radius: int = 0
-    """How far an edge is looked for, in pixels of the picture. 0: about a patch."""
+    """How far an edge is looked for, in pixels of the image. 0: about a patch."""
     smoothness: float = refine.SMOOTHNESS
-    """Variance of colour (0..1, squared) below which the picture counts as flat."""
+    """Variance of colour (0..1, squared) below which the image counts as flat."""
     threshold: str = "mean"
     amount: float = 0.5
     """Those of `thresholds.THRESHOLDS`."""
@@ -38,11 +38,11 @@ class MaskSpec:
     contrast: float = 1.0
     """Of soft masks: above 1 is steeper at the level, below 1 flatter. 0, 0.5 and 1 stay."""
     keep_absent: bool = False
-    """Draw concepts that the picture does not show, too; else their masks are all zeros."""
+    """Draw concepts that the image does not show, too; else their masks are all zeros."""
     holes: bool = False
     """Fill what a mask encloses."""
     islands: float = 0.0
-    """Drop parts smaller than this share of the picture, 0..1."""
+    """Drop parts smaller than this share of the image, 0..1."""
     largest: bool = False
     """Keep only the largest part."""
     grow: int = 0
@@ -79,9 +79,9 @@ DEFAULTS = MaskSpec()
 
 
 def shape_notice(grid: Grid, height: int, width: int) -> str | None:
-    """A sentence for the user where a picture of this size cannot be the one that was recorded.
+    """A sentence for the user where an image of this size cannot be the one that was recorded.
 
-    Pictures of its shape can, up to a pixel of rounding, and those that were less than half a
+    Images of its shape can, up to a pixel of rounding, and those that were less than half a
     patch larger or smaller before they were cut to whole cells of the latent.
     """
     recorded = grid.size or (grid.h, grid.w)
@@ -96,10 +96,23 @@ def shape_notice(grid: Grid, height: int, width: int) -> str | None:
     )
 
 
+def check_images(maps: ConceptMaps, image: Tensor | None) -> list[str]:
+    """An error unless the images are as many as the maps belong to; notices of what is amiss."""
+    if image is None:
+        return []
+    if len(image) != len(maps):
+        raise ConceptAttentionError(
+            f"The image batch has {len(image)} pictures, the maps belong to {len(maps)}. "
+            "Connect the picture decoded from the recorded latent."
+        )
+    notice = shape_notice(maps.grid, *image.shape[1:3])
+    return [notice] if notice else []
+
+
 def upsample(maps: Tensor, grid: Grid, size: tuple[int, int] | None = None) -> Tensor:
     """Maps `b c y x` smoothly on pixels, `b c h w`.
 
-    Padding patches are cut off first, so nothing shifts; `size` (h, w) is the size of the picture
+    Padding patches are cut off first, so nothing shifts; `size` (h, w) is the size of the image
     where it differs from that of the grid.
     """
     size = size or grid.size or (grid.h, grid.w)
@@ -152,7 +165,7 @@ def draw_masks(
     what the latent decodes to. Images of another shape than the recorded ones are warned of
     (`shape_notice`). Hard masks are exactly 0 or 1 before they are feathered.
     """
-    wanted = maps.concepts.shown if names is None else [maps.concepts.find(n) for n in names]
+    wanted = maps.concepts.shown if names is None else [maps.concepts.index_of(n) for n in names]
     if not wanted:
         raise ConceptAttentionError(
             f"No concept was named. Recorded: {', '.join(maps.concepts.names)}."
@@ -183,12 +196,12 @@ def draw_mask(maps: Tensor, pixels: Tensor, c: int, spec: MaskSpec, present: boo
     if not (present or spec.keep_absent or spec.threshold == "competition"):
         return torch.zeros(pixels.shape[1:])
     heat = Heat(maps[c], pixels[c], rival=lambda: _find_rival(pixels, c))
-    at = level(heat, spec.threshold, spec.amount)
+    at = find_level(heat, spec.threshold, spec.amount)
     if spec.soft:
         mask = _contrast(_soft(pixels[c], at), spec.contrast)
     else:
         mask = pixels[c] > at
-    return finish(mask, spec).float()
+    return finish_mask(mask, spec).float()
 
 
 def union(masks: Tensor) -> Tensor:
@@ -196,7 +209,7 @@ def union(masks: Tensor) -> Tensor:
     return masks.amax(dim=0)
 
 
-def finish(mask: Tensor, spec: MaskSpec) -> Tensor:
+def finish_mask(mask: Tensor, spec: MaskSpec) -> Tensor:
     """The shape of a mask `h w` put right: holes, islands, largest part, size, feather.
 
     A hard one is of bool. What comes out has the same values as numbers of whatever kind.
@@ -215,12 +228,12 @@ def finish(mask: Tensor, spec: MaskSpec) -> Tensor:
     return torch.from_numpy(refine.feather(shape, spec.feather))
 
 
-def split(masks: Tensor, least: float = 0.0) -> Tensor:
-    """The parts of masks `b h w`, each by itself: `n b h w`, the largest of each picture first.
+def split_masks(masks: Tensor, least: float = 0.0) -> Tensor:
+    """The parts of masks `b h w`, each by itself: `n b h w`, the largest of each image first.
 
-    Parts below `least` of the picture (0..1) are left out; pictures with fewer get zeros.
+    Parts below `least` of the image (0..1) are left out; images with fewer get zeros.
     """
-    parts = [refine.split(mask.cpu().float().numpy(), least) for mask in masks]
+    parts = [refine.split_parts(mask.cpu().float().numpy(), least) for mask in masks]
     out = torch.zeros(max(1, *map(len, parts)), *masks.shape)
     for b, own in enumerate(parts):
         for n, part in enumerate(own):

@@ -1,4 +1,4 @@
-"""A sampling run, listened to: raw scores kept apart by step and block.
+"""The scores of a sampling run, kept apart by step and block.
 
 Because steps and blocks stay apart, ranges, the order of softmax and mean, and the temperature
 can change after sampling without sampling again. Memory is bounded by a stated budget: a run that
@@ -31,13 +31,18 @@ def is_finite(values: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class RecordSpec:
-    """What to listen to. `tokens`: which text tokens stand for a concept (the paper: first)."""
+    """What is recorded of a run."""
 
     concepts: ConceptSet
+    """What to find."""
     tokens: str = "all"
+    """Which text tokens stand for a concept, one of TOKENS. The paper's: first."""
     method: Method = field(default_factory=Method)
+    """What concepts attend to and where they are compared."""
     blocks: str = "all"
+    """Joint-attention blocks to record, from 0: a range as `ranges.select` takes it."""
     budget_mib: int = BUDGET_MIB
+    """MiB of memory for the scores. What needs more is averaged over neighbouring steps."""
 
     def __post_init__(self):
         if self.tokens not in TOKENS:
@@ -66,16 +71,16 @@ def board(spec: RecordSpec, rows: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Time:
-    """How the pictures of a video lie in its latent; a picture is a video of one."""
+    """How the images of a video lie in its latent; an image is a video of one."""
 
     latents: int = 1
-    """Cells of the latent along time. The first one is one picture."""
+    """Cells of the latent along time. The first one is one image."""
     pace: int = 1
-    """Pictures in each of the others."""
+    """Images in each of the others."""
     patch: int = 1
     """Cells along the side of a patch that goes along time. Padding comes last."""
     lead: int = 0
-    """Cells in front of the first picture: padding that is thrown away after sampling."""
+    """Cells in front of the first image: padding that is thrown away after sampling."""
 
     @property
     def frames(self) -> int:
@@ -87,7 +92,7 @@ class Time:
         return 1 + (self.latents - self.lead - 1) * self.pace
 
     def frame_of(self, picture: int) -> float:
-        """Where a picture lies among the frames, each of which stands in the middle of its own."""
+        """Where an image lies among the frames, each of which stands in the middle of its own."""
         second = (self.pace + 1) / 2  # the middle of the second cell
         cell = picture / second if picture < second else 1 + (picture - second) / self.pace
         frame = (self.lead + cell + 0.5) / self.patch - 0.5
@@ -96,7 +101,7 @@ class Time:
 
 @dataclass(frozen=True)
 class Grid:
-    """The patch grid and the picture it covers. Padding lies at the right and at the bottom."""
+    """The patch grid and the image it covers. Padding lies at the right and at the bottom."""
 
     y: int
     x: int
@@ -105,7 +110,7 @@ class Grid:
     h: int
     w: int
     size: tuple[int, int] | None = None
-    """The picture's own h and w, where it was resized to be looked at."""
+    """The image's own h and w, where the model saw it in another size."""
     time: "Time" = Time()
 
     @classmethod
@@ -118,7 +123,7 @@ class Grid:
 
     @property
     def patches(self) -> int:
-        """How many patches a picture or a video has."""
+        """How many patches an image or a video has."""
         return self.time.frames * self.y * self.x
 
 
@@ -165,23 +170,23 @@ class Recording:
 
     @property
     def pictures(self) -> int:
-        """How many pictures were recorded, those of a video one by one."""
+        """How many images were recorded, those of a video one by one."""
         time = self.grid.time
         return len(self.scores) // time.frames * time.pictures
 
     def of_length(self, pictures: int) -> "Recording":
-        """The same, told how many pictures each video came out with.
+        """The same with as many images as each video came out with.
 
         Where those are fewer than were recorded, cells in front were padding.
         """
         time = self.grid.time
         lead = time.latents - 1 - (pictures - 1) // time.pace
-        told = replace(time, lead=lead)
-        if not 0 <= lead < time.patch or told.pictures != pictures:
+        layout = replace(time, lead=lead)
+        if not 0 <= lead < time.patch or layout.pictures != pictures:
             raise ConceptAttentionError(
                 f"Videos of {time.pictures} pictures were recorded, none of {pictures}."
             )
-        return replace(self, grid=replace(self.grid, time=told))
+        return replace(self, grid=replace(self.grid, time=layout))
 
     def of_image(self, b: int) -> "Recording":
         """One image by itself; of a video, the frame next to it."""
@@ -196,13 +201,13 @@ class Recording:
 
 
 class Recorder:
-    """Collects one run. Born when sampling starts, gone when it ends."""
+    """Collects the scores of one run while it samples."""
 
     def __init__(self, spec: RecordSpec, grid: Grid, blocks: Sequence[int], steps: int, model: str):
         self.spec, self.grid, self.blocks, self.model = spec, grid, tuple(blocks), model
         self.steps = steps
         self._scores: Tensor | None = None  # b slot block c y x; a slot is a step or a few
-        self._heard: list[list[int]] = []  # for each slot the steps that were added to it
+        self._added: list[list[int]] = []  # for each slot the steps that were added to it
         self._parts: list[range] = []  # neighbouring blocks that are kept as one
 
     def add(self, step: int, scores: Sequence[Tensor]) -> None:
@@ -227,11 +232,11 @@ class Recorder:
             slots = max(1, min(self.steps, budget // forward.nbytes))
             kept = forward.new_zeros(len(forward), slots, *forward.shape[1:])
             self._scores = kept
-            self._heard = [[] for _ in range(slots)]
-        slot = step * len(self._heard) // self.steps
-        self._heard[slot].append(step)
+            self._added = [[] for _ in range(slots)]
+        slot = step * len(self._added) // self.steps
+        self._added[slot].append(step)
         mean = kept[:, slot]
-        mean += (forward - mean) / len(self._heard[slot])
+        mean += (forward - mean) / len(self._added[slot])
 
     def finish(self) -> Recording:
         """The frozen recording; an error when nothing was captured."""
@@ -240,8 +245,8 @@ class Recorder:
                 f"Nothing was captured while {self.model} sampled: something else seems to "
                 "replace its blocks or its attention as a whole. Try without it."
             )
-        used = [slot for slot, steps in enumerate(self._heard) if steps]
-        scores = self._scores if len(used) == len(self._heard) else self._scores[:, used]
-        steps = tuple((min(self._heard[slot]), max(self._heard[slot])) for slot in used)
+        used = [slot for slot, steps in enumerate(self._added) if steps]
+        scores = self._scores if len(used) == len(self._added) else self._scores[:, used]
+        steps = tuple((min(self._added[slot]), max(self._added[slot])) for slot in used)
         blocks = tuple((self.blocks[part[0]], self.blocks[part[-1]]) for part in self._parts)
         return Recording(scores, self.spec, self.grid, steps, blocks, self.model)

@@ -1,8 +1,8 @@
-"""Masks that need no repair: edges that follow the picture's, and plain shapes.
+"""Masks that need no repair: edges that follow the image's, and plain shapes.
 
 Edges: the guided filter (He et al., PAMI 2013) in its fast form (He and Sun, arXiv 1505.00996).
-Within a window a map is replaced by the linear function of the picture's colours that fits it
-best, so it changes where the picture does.
+Within a window a map is replaced by the linear function of the image's colours that fits it
+best, so it changes where the image does.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ LEAST, MOST = 1e-7, 1e6
 def follow_edges(
     maps: Tensor, image: Tensor, radius: int = RADIUS, smoothness: float = SMOOTHNESS
 ) -> Tensor:
-    """Maps `b c h w` with the edges of their pictures `b rgb h w`, 0..1.
+    """Maps `b c h w` with the edges of their images `b rgb h w`, 0..1.
 
     Maps that sum to 1 at each pixel still do. A smoothness beyond LEAST and MOST counts as these.
     """
@@ -76,7 +76,7 @@ def _fit(guide: Tensor, heat: Tensor, radius: int, eps: float) -> tuple[Tensor, 
 
 
 def _box(planes: Tensor, radius: int) -> Tensor:
-    """The mean over windows of `2 radius + 1` pixels, cut off at the sides of the picture."""
+    """The mean over windows of `2 radius + 1` pixels, cut off at the sides of the image."""
     side = 2 * radius + 1
     planes = planes.contiguous(memory_format=torch.channels_last)  # pooled 8 times as fast
     rows = F.avg_pool2d(planes, (side, 1), 1, (radius, 0), count_include_pad=False)
@@ -105,14 +105,14 @@ def _invert(matrices: Tensor, least: float) -> Tensor:
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """What is enclosed by the mask becomes part of it. At the picture's sides nothing is."""
+    """What is enclosed by the mask becomes part of it. At the image's sides nothing is."""
     enclosed = np.pad(1 - _inside(mask), 1, constant_values=1)
-    cv2.floodFill(enclosed, None, (0, 0), (0,), flags=4)  # from outside of the picture
+    cv2.floodFill(enclosed, None, (0, 0), (0,), flags=4)  # from outside of the image
     return np.where(enclosed[1:-1, 1:-1], mask.dtype.type(1), mask)
 
 
 def drop_islands(mask: np.ndarray, least: float) -> np.ndarray:
-    """Without the parts that are smaller than this share (0..1) of the picture."""
+    """Without the parts that are smaller than this share (0..1) of the image."""
     parts, areas = _find_parts(mask)
     return _keep(mask, parts, areas >= least * mask.size)
 
@@ -124,8 +124,8 @@ def keep_largest(mask: np.ndarray, least: float = 0.0) -> np.ndarray:
     return _keep(mask, parts, is_largest & (areas >= least * mask.size))
 
 
-def split(mask: np.ndarray, least: float = 0.0) -> list[np.ndarray]:
-    """Each part by itself, the largest first, those below `least` of the picture left out."""
+def split_parts(mask: np.ndarray, least: float = 0.0) -> list[np.ndarray]:
+    """Each part by itself, the largest first, those below `least` of the image left out."""
     parts, areas = _find_parts(mask)
     order = [
         index
@@ -136,7 +136,7 @@ def split(mask: np.ndarray, least: float = 0.0) -> list[np.ndarray]:
 
 
 def find_middle(mask: np.ndarray) -> tuple[int, int]:
-    """Row and column of a pixel inside, as far as can be from outside and the picture's sides."""
+    """Row and column of a pixel inside, as far as can be from outside and the image's sides."""
     depth = cv2.distanceTransform(np.pad(_inside(mask), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return int(row), int(column)

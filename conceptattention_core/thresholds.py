@@ -1,7 +1,7 @@
 """Levels that split a map into inside and outside. To add one, write a function and list it.
 
 Each takes the heat of one concept and an amount (what the amount means stands in the docstring)
-and returns a level, one for the picture or one for each pixel: what is above it is inside.
+and returns a level, one for the image or one for each pixel: what is above it is inside.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from . import ConceptAttentionError
 
 @dataclass(frozen=True)
 class Heat:
-    """The map of one concept in one picture."""
+    """The map of one concept in one image."""
 
     patches: Tensor  # y x
     pixels: Tensor  # h w, the same where the mask is drawn
@@ -59,7 +59,7 @@ def otsu(heat: Heat, amount: float) -> Tensor:
 
 
 def top_area(heat: Heat, amount: float) -> Tensor:
-    """The level above which lies this share of the picture (0..1), strongest pixels first.
+    """The level above which lies this share of the image (0..1), strongest pixels first.
 
     Counted on the pixels that are cut. Equal ones are in or out together, whichever is nearer.
     """
@@ -92,7 +92,7 @@ def hysteresis(heat: Heat, amount: float) -> Tensor:
 
 def competition(heat: Heat, amount: float) -> Tensor:
     """At each pixel what the strongest other concept has there, the hidden background included:
-    masks tile the picture, without overlap and without gap. The amount is not used.
+    masks tile the image, without overlap and without gap. The amount is not used.
     """
     return heat.rival()
 
@@ -107,7 +107,7 @@ THRESHOLDS: dict[str, Callable[[Heat, float], Tensor]] = {
 }
 
 
-def level(heat: Heat, name: str, amount: float) -> Tensor:
+def find_level(heat: Heat, name: str, amount: float) -> Tensor:
     """The level that the named threshold gives: a scalar, or `h w`."""
     if name not in THRESHOLDS:
         raise ConceptAttentionError(

@@ -10,11 +10,11 @@ from .demo import DemoModel
 from .layers import CutOut, Layers, SaveLayers, SaveMasks
 from .locate import Locate
 from .masks import Masks, Pick, Split
+from .notices import running_server
 from .record import Maps, Record
 from .regions import Boxes, Regions
 from .scores import Gate, Scores
 from .view import Explorer, Labels, Overlay, Sheet
-from .wires import running_server
 
 NODES: list[type[io.ComfyNode]] = [
     *(Record, Locate, Maps),

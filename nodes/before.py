@@ -11,7 +11,7 @@ from typing import Any
 from comfy_execution.utils import get_executing_context
 
 from ..conceptattention_core import ConceptAttentionError, ranges
-from ..conceptattention_core.concepts import BACKGROUND, ConceptSet, key_of, parse, split
+from ..conceptattention_core.concepts import BACKGROUND, ConceptSet, key_of, parse, split_names
 from ..conceptattention_core.hosts.comfyui.upstream import Node, Upstream
 from ..conceptattention_core.texts import clean_text
 
@@ -39,7 +39,7 @@ def check_concepts(text: str | None, live: str | None = None) -> None:
     if text is not None:
         concepts, name = parse(clean_text(text)), clean_text(live or "").strip()
         if name and key_of(name) != BACKGROUND:  # may be added by a widget
-            concepts.find(name)
+            concepts.index_of(name)
 
 
 def check_range(text: str | None, what: str) -> None:
@@ -55,10 +55,10 @@ def check_names(text: str | None, link: str, *, needed: bool) -> None:
     """
     if text is None:
         return
-    names, known = split(clean_text(text)), concepts_behind(link)
+    names, known = split_names(clean_text(text)), concepts_behind(link)
     if needed and not names:
-        told = f" Recorded: {', '.join(known[0].names)}." if known else ""
-        raise ConceptAttentionError(f"No concept was named.{told}")
+        listed = f" Recorded: {', '.join(known[0].names)}." if known else ""
+        raise ConceptAttentionError(f"No concept was named.{listed}")
     for name in names:
         check_name(name, known)
 
@@ -68,7 +68,7 @@ def check_name(name: str, known: list[ConceptSet]) -> None:
     reasons = []
     for concepts in known:
         try:
-            concepts.find(name)
+            concepts.index_of(name)
         except ConceptAttentionError as reason:
             reasons.append(reason)
     if known and len(reasons) == len(known):

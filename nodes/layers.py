@@ -8,18 +8,26 @@ from comfy_api.latest import io, ui
 from einops import repeat
 
 from ..conceptattention_core import ConceptAttentionError
-from ..conceptattention_core.concepts import key_of
+from ..conceptattention_core.named_masks import (
+    NamedMask,
+    group_masks,
+    name_mask_files,
+    pair_masks,
+)
 from ..conceptattention_core.output.layers import (
     NEEDS_PSD_TOOLS,
     Layer,
-    check_masks,
+    crop_cut_out,
     cut_out,
-    find_bounds,
     save_psd,
+    stack_layers,
 )
-from ..conceptattention_core.texts import clean_text, name_files
+from ..conceptattention_core.texts import clean_text
 from .door import accepting, to_masks
-from .wires import advanced, masks_input, names_input, next_path, schema, show, writing
+from .files import next_path, writing
+from .inputs import masks_input, names_input
+from .notices import show_text
+from .wires import advanced, schema
 
 LayersWire = io.Custom("LAYERS")  # core's own in newer ComfyUI
 
@@ -70,24 +78,14 @@ class CutOut(io.ComfyNode):
                 f"There are {len(mask)} masks and {len(image)} pictures. Connect as many masks for "
                 "each picture, or one picture."
             )
-        made = [
-            cut(
-                image[n * len(image) // count],  # the masks of a picture follow one another
-                *(values[min(n, len(values) - 1)] for values in (mask, crop, margin)),
+        made = []
+        for n in range(count):
+            pictures = image[n * len(image) // count]  # the masks of a picture follow one another
+            own, is_cropped, room = (
+                values[min(n, len(values) - 1)] for values in (mask, crop, margin)
             )
-            for n in range(count)
-        ]
+            made.append(crop_cut_out(pictures, own, room) if is_cropped else cut_out(pictures, own))
         return io.NodeOutput(made)
-
-
-def cut(image: torch.Tensor, mask: torch.Tensor, crop: bool, margin: int) -> torch.Tensor:
-    """Pictures with their masks as alpha, `b h w 4`, cropped to what all masks show together."""
-    rgba = cut_out(image, mask)
-    bounds = find_bounds(mask.amax(0), margin) if crop else None
-    if bounds is not None:
-        left, top, right, bottom = bounds
-        rgba = rgba[:, top:bottom, left:right]
-    return rgba
 
 
 class Layers(io.ComfyNode):
@@ -118,40 +116,31 @@ class Layers(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, image, masks, names) -> io.NodeOutput:
-        groups = group(pair(masks, names))
+        groups = group_masks(masks, names)
         if len(image) not in (1, len(groups)):
             raise ConceptAttentionError(
                 f"There are {len(image)} pictures, and masks of {len(groups)}. Connect the images "
                 "that went to Concept Masks, each with the same concepts."
             )
         pictures = image * (len(groups) // len(image))
-        stacks = [stack_up(*both) for both in zip(pictures, groups, strict=True)]
-        return io.NodeOutput(stacks)
+        return io.NodeOutput([_to_wire(*both) for both in zip(pictures, groups, strict=True)])
 
 
-def stack_up(image: torch.Tensor, masks: list[tuple[torch.Tensor, str]]) -> dict:
-    """The first picture of a batch and a layer for each named mask that is not empty."""
-    picture = image[:1, ..., :3]
-    stack = [{"name": "picture", "image": picture}]
-    for mask, name in masks:
-        check_masks(picture, mask[:1])
-        bounds = find_bounds(mask[0])
-        if bounds is not None:
-            left, top, right, bottom = bounds
-            stack.append(
-                {
-                    "name": name,
-                    "image": picture[:, top:bottom, left:right],
-                    "mask": 1 - mask[:1, top:bottom, left:right],  # 1 is transparent in core
-                    "x": left,
-                    "y": top,
-                }
-            )
+def _to_wire(image: torch.Tensor, masks: list[NamedMask]) -> dict:
+    """The layers of an image as core's wire has them: a mask is transparent where it is 1."""
     items = [
-        {"type": "raster", "x": 0, "y": 0, "z_index": z, **item} for z, item in enumerate(stack)
+        {
+            "type": "raster",
+            "x": layer.left,
+            "y": layer.top,
+            "z_index": z,
+            "name": layer.name,
+            "image": layer.rgba[None, ..., :3],
+            **({"mask": 1 - layer.rgba[None, ..., 3]} if z else {}),
+        }
+        for z, layer in enumerate(stack_layers(image, masks))
     ]
-    canvas = (picture.shape[2], picture.shape[1])
-    return {"version": 1, "canvas": canvas, "layers": items}
+    return {"version": 1, "canvas": (image.shape[2], image.shape[1]), "layers": items}
 
 
 class SaveLayers(io.ComfyNode):
@@ -192,12 +181,12 @@ class SaveLayers(io.ComfyNode):
         with writing(filename_prefix):
             path = next_path(filename_prefix, ".psd")
             save_psd(path, stack, (h, w))
-        show(path.name)
+        show_text(path.name)
         return io.NodeOutput(str(path), ui=ui.PreviewText(path.name))
 
 
 def _to_layers(item: dict, number: int) -> list[Layer]:
-    """A layer for each picture of an item's batch, as core shows it: masked (1) is transparent."""
+    """A layer for each image of an item's batch, as core shows it: masked (1) is transparent."""
     image, mask = item["image"], item.get("mask")
     alpha = image[..., 3] if image.shape[-1] == 4 else torch.ones_like(image[..., 0])
     if mask is not None:
@@ -248,48 +237,11 @@ class SaveMasks(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, mask, name, folder) -> io.NodeOutput:
-        if len(name) == len(mask):
-            names, files = name, _name_files(name)
-        else:  # one name does for all its parts, each of which gets a file of its own
-            names = [*name, *name[-1:] * (len(mask) - len(name))]
-            files = name_files([one.casefold() for one in names])
+        names, files = name_mask_files(name, len(mask))
         saved = []
-        for (batch, _), safe in zip(pair(mask, names), files, strict=True):
+        for (batch, _), safe in zip(pair_masks(mask, names), files, strict=True):
             pictures = repeat(batch, "b h w -> b h w rgb", rgb=3)
             prefix = f"{folder[0]}/{safe}" if folder[0] else safe
             with writing(prefix):
                 saved += ui.ImageSaveHelper.save_images(pictures, prefix, io.FolderType.output, cls)
         return io.NodeOutput(mask, ui=ui.SavedImages(saved))
-
-
-def _name_files(names: list[str]) -> list[str]:
-    """What files are called; a name that repeats is the next picture's and keeps its file's name.
-
-    The number in it goes on. "Sun" and "sun" are one file on some systems, so they differ in more.
-    """
-    distinct = list(dict.fromkeys(names))
-    files = dict(zip(distinct, name_files([one.casefold() for one in distinct]), strict=True))
-    return [files[name] for name in names]
-
-
-def pair(masks: list, names: list[str]) -> list[tuple[torch.Tensor, str]]:
-    """Masks with their names, after a check that there are as many."""
-    if len(masks) != len(names):
-        raise ConceptAttentionError(
-            f"There are {len(masks)} masks and {len(names)} names. Connect both from the same "
-            "Concept Masks."
-        )
-    return list(zip(masks, names, strict=True))
-
-
-def group(named: list[tuple[torch.Tensor, str]]) -> list[list[tuple[torch.Tensor, str]]]:
-    """Masks that came as a list, by the picture they belong to: a name that repeats begins one.
-
-    The concepts of one picture differ, so that of sun, sky, sun, sky two are the next picture's.
-    """
-    groups: list[list[tuple[torch.Tensor, str]]] = [[]]
-    for mask, name in named:
-        if key_of(name) in {key_of(other) for _, other in groups[-1]}:
-            groups.append([])
-        groups[-1].append((mask, name))
-    return groups

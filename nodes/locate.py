@@ -1,4 +1,4 @@
-"""Finding concepts in a picture that exists already."""
+"""Finding concepts in an image that exists already."""
 
 from comfy_api.latest import io
 
@@ -11,17 +11,9 @@ from ..conceptattention_core.ranges import ACCEPTED, DEEP
 from ..conceptattention_core.recording import RecordSpec
 from .before import check_concepts, check_range, refusal
 from .door import accepting
-from .wires import (
-    ConceptMapsWire,
-    advanced,
-    bounces_input,
-    concept_inputs,
-    scale_input,
-    schema,
-    space_input,
-    tell,
-    tokens_input,
-)
+from .inputs import bounces_input, concept_inputs, scale_input, space_input, tokens_input
+from .notices import show_notices
+from .wires import ConceptMapsWire, advanced, schema
 
 
 class Locate(io.ComfyNode):
@@ -136,4 +128,4 @@ class Locate(io.ComfyNode):
         how = LocateSpec(caption, parse_noise(noise), samples, seed, megapixels)
         recording = locate(model, clip, vae, image, spec, how)
         maps = read_maps(recording, ReadSpec(blocks="all", scale=scale))
-        return io.NodeOutput(maps, ui=tell(cls, wanted.notices))
+        return io.NodeOutput(maps, ui=show_notices(cls, wanted.notices))

@@ -3,22 +3,13 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..conceptattention_core.concepts import split
-from ..conceptattention_core.masks import draw_masks, union
-from ..conceptattention_core.masks import split as split_masks
+from ..conceptattention_core.concepts import split_names
+from ..conceptattention_core.masks import check_images, draw_masks, split_masks, union
 from .before import check_names, refusal
 from .door import accepting
-from .wires import (
-    advanced,
-    check_picture,
-    finish_inputs,
-    maps_input,
-    mask_inputs,
-    mask_spec,
-    picture_input,
-    schema,
-    tell,
-)
+from .inputs import finish_inputs, image_input, maps_input, mask_inputs, mask_spec
+from .notices import show_notices
+from .wires import advanced, schema
 
 
 class Masks(io.ComfyNode):
@@ -29,7 +20,7 @@ class Masks(io.ComfyNode):
             "Concept Masks",
             description="One mask per concept, in the order they were written.",
             search_aliases=["concept attention", "segment", "words to masks"],
-            inputs=[maps_input(), picture_input(), *mask_inputs(), *finish_inputs()],
+            inputs=[maps_input(), image_input(), *mask_inputs(), *finish_inputs()],
             outputs=[
                 io.Mask.Output(
                     display_name="masks",
@@ -46,10 +37,10 @@ class Masks(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, maps, image=None, **widgets) -> io.NodeOutput:
-        notices = check_picture(maps, image)
+        notices = check_images(maps, image)
         masks = draw_masks(maps, spec=mask_spec(**widgets), image=image)
         names = [maps.concepts.names[c] for c in maps.concepts.shown]
-        return io.NodeOutput(list(masks), names, ui=tell(cls, notices))
+        return io.NodeOutput(list(masks), names, ui=show_notices(cls, notices))
 
 
 class Pick(io.ComfyNode):
@@ -62,7 +53,7 @@ class Pick(io.ComfyNode):
             search_aliases=["concept attention", "segment", "select mask"],
             inputs=[
                 maps_input(),
-                picture_input(),
+                image_input(),
                 io.String.Input(
                     "name",
                     placeholder="balloon",
@@ -89,15 +80,15 @@ class Pick(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, maps, name, invert, image=None, **widgets) -> io.NodeOutput:
-        notices = check_picture(maps, image)
-        names = split(name)
+        notices = check_images(maps, image)
+        names = split_names(name)
         masks = draw_masks(maps, names, mask_spec(**widgets), image=image)
         mask = union(masks)
-        shown = tell(cls, notices + _tell_empty(names, masks))
+        shown = show_notices(cls, notices + _list_empty(names, masks))
         return io.NodeOutput(1 - mask if invert else mask, ui=shown)
 
 
-def _tell_empty(names: list[str], masks: Tensor) -> list[str]:
+def _list_empty(names: list[str], masks: Tensor) -> list[str]:
     """Which of these masks `c b h w` are empty, in a notice; none where none is."""
     empty = {
         name: int((~own.flatten(1).any(1)).sum())
@@ -107,8 +98,8 @@ def _tell_empty(names: list[str], masks: Tensor) -> list[str]:
     if not empty:
         return []
     pictures = masks.shape[1]
-    told = ", ".join(f"{name} ({count} of {pictures})" for name, count in empty.items())
-    return [f"Empty masks: {told}. Concept Scores says how much there is of each concept."]
+    listed = ", ".join(f"{name} ({count} of {pictures})" for name, count in empty.items())
+    return [f"Empty masks: {listed}. Concept Scores says how much there is of each concept."]
 
 
 class Split(io.ComfyNode):

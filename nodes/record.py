@@ -17,17 +17,9 @@ from ..conceptattention_core.recording import BUDGET_MIB, RecordSpec
 from ..conceptattention_core.texts import clean_text
 from .before import check_concepts, check_range, refusal
 from .door import accepting
-from .wires import (
-    ConceptMapsWire,
-    advanced,
-    bounces_input,
-    concept_inputs,
-    scale_input,
-    schema,
-    space_input,
-    tell,
-    tokens_input,
-)
+from .inputs import bounces_input, concept_inputs, scale_input, space_input, tokens_input
+from .notices import show_notices
+from .wires import ConceptMapsWire, advanced, schema
 
 NOT_RECORDED = (
     "The connected MODEL did not go through Record Concepts and was ignored; the maps are those of "
@@ -129,7 +121,7 @@ class Record(io.ComfyNode):
     ) -> io.NodeOutput:
         spec = record_spec(concepts, background, tokens, attend_to, space, blocks, memory, bounces)
         view = Live(live, live_every).check(spec.concepts) if live.strip() else None
-        shown = tell(cls, spec.concepts.notices)
+        shown = show_notices(cls, spec.concepts.notices)
         return io.NodeOutput(record(model, clip, spec, live=view), ui=shown)
 
 
@@ -253,7 +245,7 @@ class Maps(io.ComfyNode):
                 raise
             raise ConceptAttentionError(upstream.explain(STORE.recorded(among))) from error
         maps = read_maps(recording, ReadSpec(steps, blocks, order, temperature, scale))
-        return io.NodeOutput(maps, ui=tell(cls, notices))
+        return io.NodeOutput(maps, ui=show_notices(cls, notices))
 
     @classmethod
     def _upstream(cls) -> Upstream:

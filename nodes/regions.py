@@ -1,7 +1,6 @@
 """Masks as places: boxes and points for detectors and detailers, regions for prompts."""
 
 import json
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,17 +8,15 @@ from comfy_api.latest import io
 
 from ..conceptattention_core import ConceptAttentionError
 from ..conceptattention_core.concepts import key_of
-from ..conceptattention_core.masks import split
-from ..conceptattention_core.output.layers import find_bounds
-from ..conceptattention_core.refine import find_middle
+from ..conceptattention_core.named_masks import check_one_size, group_masks, read_prompts
+from ..conceptattention_core.output.boxes import Bounds, find_boxes, find_points, widen
 from ..conceptattention_core.texts import clean_text
 from .before import concepts_behind, refusal
 from .door import accepting
-from .layers import group, pair
-from .wires import advanced, masks_input, names_input, schema
+from .inputs import masks_input, names_input
+from .wires import advanced, schema
 
 BoxWire = io.Custom("BOUNDING_BOX")  # core's own in newer ComfyUI
-SPECK = 0.001  # of the picture; smaller parts get no box
 
 
 class Segment(NamedTuple):
@@ -28,8 +25,8 @@ class Segment(NamedTuple):
     cropped_image: Any
     cropped_mask: Any  # float32 array, h w
     confidence: float
-    crop_region: tuple[int, int, int, int]  # left, top, right, bottom
-    bbox: tuple[int, int, int, int]
+    crop_region: Bounds
+    bbox: Bounds
     label: str
     control_net_wrapper: Any = None
 
@@ -101,11 +98,7 @@ class Boxes(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, mask, name, each_part, margin, crop_factor) -> io.NodeOutput:
-        parts = split(mask, SPECK) if each_part else mask[None]  # n b h w
-        found = [
-            [(part[b], box) for part in parts if (box := find_bounds(part[b] > 0.5, margin))]
-            for b in range(len(mask))
-        ]
+        found = find_boxes(mask, each_part, margin)
         boxes = [
             [
                 {"x": left, "y": top, "width": right - left, "height": bottom - top, "label": name}
@@ -115,31 +108,13 @@ class Boxes(io.ComfyNode):
         ]
         size = tuple(mask.shape[1:])
         segments = [_to_segment(part, bounds, name, crop_factor) for part, bounds in found[0]]
-        return io.NodeOutput(
-            boxes, [bounds for _, bounds in found[0]], (size, segments), _to_points(mask[0])
-        )
+        points = json.dumps([{"x": x, "y": y} for x, y in find_points(mask[0])])
+        return io.NodeOutput(boxes, [bounds for _, bounds in found[0]], (size, segments), points)
 
 
-def _to_points(mask: torch.Tensor) -> str:
-    """One point inside each part of a mask `h w`, as JSON."""
-    parts = [part for part in split(mask[None], SPECK)[:, 0].numpy() if part.any()]
-    return json.dumps([{"x": x, "y": y} for y, x in map(find_middle, parts)])
-
-
-def _to_segment(
-    mask: torch.Tensor, bounds: tuple[int, int, int, int], name: str, factor: float
-) -> Segment:
-    left, top, right, bottom = bounds
-    more = [round((factor - 1) / 2 * length) for length in (right - left, bottom - top)]
-    h, w = mask.shape
-    crop = (
-        max(0, left - more[0]),
-        max(0, top - more[1]),
-        min(w, right + more[0]),
-        min(h, bottom + more[1]),
-    )
-    inside = mask[crop[1] : crop[3], crop[0] : crop[2]]
-    return Segment(None, inside.cpu().numpy(), 1.0, crop, bounds, name)
+def _to_segment(mask: torch.Tensor, bounds: Bounds, name: str, factor: float) -> Segment:
+    left, top, right, bottom = crop = widen(bounds, factor, *mask.shape)
+    return Segment(None, mask[top:bottom, left:right].cpu().numpy(), 1.0, crop, bounds, name)
 
 
 class Regions(io.ComfyNode):
@@ -199,7 +174,7 @@ class Regions(io.ComfyNode):
     def execute(
         cls, clip, conditioning, masks, names, prompts, strength, only_mentioned
     ) -> io.NodeOutput:
-        groups = group(pair(masks, names))
+        groups = group_masks(masks, names)
         if len(conditioning) not in (1, len(groups)):
             raise ConceptAttentionError(
                 f"There are {len(conditioning)} prompts for whole pictures, and masks of "
@@ -210,22 +185,22 @@ class Regions(io.ComfyNode):
             base, text = conditioning[n % len(conditioning)], prompts[min(n, len(prompts) - 1)]
             if not base:
                 raise ConceptAttentionError("The prompt for the whole picture is empty.")
-            check_alike(regions)
+            check_one_size(regions)
             mentioned = read_prompts(text, names)
-            painted = [
+            prompted = [
                 (mask, mentioned.get(key_of(name), None if only_mentioned[0] else name))
                 for mask, name in regions
             ]
-            made.append([*base, *add_regions(clip[0], base, painted, strength[0])])
+            made.append([*base, *add_regions(clip[0], base, prompted, strength[0])])
         return io.NodeOutput(made)
 
 
-def add_regions(clip: Any, base: list, painted: list, strength: float) -> list:
+def add_regions(clip: Any, base: list, prompted: list, strength: float) -> list:
     """The conditioning of each mask that is not empty and has words, as the prompt `base` is."""
-    # the strength of a guided model is the whole picture's
+    # the strength of a guided model is the whole image's
     kept = {key: value for key, value in base[0][1].items() if key == "guidance"}
     added = []
-    for mask, words in painted:
+    for mask, words in prompted:
         if words is None or not mask.any():
             continue
         encoded = clip.encode_from_tokens_scheduled(clip.tokenize(words))
@@ -234,46 +209,8 @@ def add_regions(clip: Any, base: list, painted: list, strength: float) -> list:
     return added
 
 
-def check_alike(regions: list[tuple[torch.Tensor, str]]) -> None:
-    """An error unless the masks have one size and are as many; a single one does for all pictures.
-
-    The sampler scales masks to its latent, so those of different pictures would be distorted.
-    """
-    sizes = {mask.shape[1:] for mask, _ in regions}
-    batches = {len(mask) for mask, _ in regions} - {1}
-    if len(sizes) > 1 or len(batches) > 1:
-        told = ", ".join(
-            f"{name} {len(mask)} of {mask.shape[1]} x {mask.shape[2]}" for mask, name in regions
-        )
-        raise ConceptAttentionError(
-            f"The masks belong to different pictures: {told}. Connect those of one Concept Masks."
-        )
-
-
 def check_prompts(text: str | None) -> None:
     """An error unless a text is prompts for the names that the graph tells, if it tells any."""
     if text is not None:
         known = [name for concepts in concepts_behind("names") for name in concepts.names]
         read_prompts(clean_text(text), known or None)
-
-
-def read_prompts(text: str, names: Sequence[str] | None) -> dict[str, str]:
-    """Prompts by the keys of their names; an error for a name that is none of `names`.
-
-    None: which names there are is not known yet.
-    """
-    known = {key_of(name) for name in names or ()}
-    prompts = {}
-    for line in filter(None, map(str.strip, text.splitlines())):
-        name, colon, prompt = (part.strip() for part in line.replace("：", ":").partition(":"))
-        if not (name and colon and prompt):
-            raise ConceptAttentionError(
-                f"'{line}' is no region: write one 'name: prompt' per line."
-            )
-        if names is not None and key_of(name) not in known:
-            raise ConceptAttentionError(
-                f"'prompts' mentions '{name}', which is none of the masks' names: "
-                f"{', '.join(names)}."
-            )
-        prompts[key_of(name)] = prompt
-    return prompts

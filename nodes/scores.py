@@ -6,11 +6,14 @@ import json
 from comfy_api.latest import io, ui
 
 from ..conceptattention_core import ConceptAttentionError
-from ..conceptattention_core.concepts import split
-from ..conceptattention_core.maps import describe_presence, measure_presence
+from ..conceptattention_core.concepts import split_names
+from ..conceptattention_core.maps import describe_presence, measure_presence, select_images
+from ..conceptattention_core.masks import check_images
 from .before import check_names, refusal
 from .door import accepting
-from .wires import check_picture, maps_input, schema, show
+from .inputs import maps_input
+from .notices import show_text
+from .wires import schema
 
 
 class Scores(io.ComfyNode):
@@ -50,7 +53,7 @@ class Scores(io.ComfyNode):
         ]
         absent = dict.fromkeys(one.name for picture in shown for one in picture if not one.present)
         text = describe_presence(maps)
-        show(text)
+        show_text(text)
         return io.NodeOutput(
             text,
             json.dumps(table, ensure_ascii=False, indent=1),
@@ -115,23 +118,21 @@ class Gate(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, maps, image, names, coverage, latent=None) -> io.NodeOutput:
-        check_picture(maps, image)
+        check_images(maps, image)
         if latent is not None and len(latent["samples"]) != len(image):
             raise ConceptAttentionError(
                 f"The latent batch has {len(latent['samples'])} items, the image batch "
                 f"{len(image)} pictures. Connect the latent that the pictures were decoded from."
             )
-        wanted = [maps.concepts.find(name) for name in split(names)] or maps.concepts.shown
-        passed = [
-            b
-            for b, figures in enumerate(measure_presence(maps))
-            if all(figures[c].coverage >= coverage / 100 for c in wanted)
-        ]
+        wanted = [
+            maps.concepts.index_of(name) for name in split_names(names)
+        ] or maps.concepts.shown
+        passed = select_images(maps, wanted, coverage / 100)
         if not passed:
-            told = ", ".join(maps.concepts.names[c] for c in wanted)
+            listed = ", ".join(maps.concepts.names[c] for c in wanted)
             return io.NodeOutput(
                 *(None, None, None),  # ComfyUI 0.3.64 reads no block without outputs
-                block_execution=f"Concept Gate: none of {len(image)} pictures shows {told}, each "
+                block_execution=f"Concept Gate: none of {len(image)} pictures shows {listed}, each "
                 f"on at least {coverage:g} % of it. Another seed, or a lower coverage?",
             )
         kept = None if latent is None else take(latent, passed)

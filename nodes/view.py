@@ -1,4 +1,4 @@
-"""Maps as pictures."""
+"""Maps as images."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,13 +10,17 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..conceptattention_core.maps import ConceptMaps
+from ..conceptattention_core.masks import check_images
 from ..conceptattention_core.output.explorer import make_page
 from ..conceptattention_core.output.render import draw_blocks_by_steps
 from ..conceptattention_core.output.rendered import RenderedMaps
 from ..conceptattention_core.pixels import to_bytes, to_floats
 from .before import check_names, refusal
 from .door import accepting
-from .wires import check_picture, maps_input, next_path, schema, tell, writing
+from .files import next_path, writing
+from .inputs import maps_input
+from .notices import show_notices
+from .wires import schema
 
 VIEWS = {
     "regions": RenderedMaps.overlay,
@@ -63,9 +67,9 @@ class Overlay(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, maps, image, view) -> io.NodeOutput:
-        notices = check_picture(maps, image)
+        notices = check_images(maps, image)
         views = _stack(VIEWS[view](one) for one in _render(maps, image))
-        return io.NodeOutput(views, ui=tell(cls, notices, ui.PreviewImage(views, cls=cls)))
+        return io.NodeOutput(views, ui=show_notices(cls, notices, ui.PreviewImage(views, cls=cls)))
 
 
 class Labels(io.ComfyNode):
@@ -96,12 +100,12 @@ class Labels(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, maps, image) -> io.NodeOutput:
-        notices = check_picture(maps, image)
+        notices = check_images(maps, image)
         rendered = list(_render(maps, image))
         return io.NodeOutput(
             _stack(one.label_map() for one in rendered),
             _stack(one.labels for one in rendered),
-            ui=tell(cls, notices),
+            ui=show_notices(cls, notices),
         )
 
 
@@ -171,7 +175,7 @@ class Explorer(io.ComfyNode):
     @classmethod
     @accepting
     def execute(cls, maps, image, filename_prefix) -> io.NodeOutput:
-        notices = check_picture(maps, image)
+        notices = check_images(maps, image)
         paths = []
         for b, picture in enumerate(image):
             page = make_page(to_bytes(picture), maps, b)
@@ -189,5 +193,5 @@ class Explorer(io.ComfyNode):
             for path in paths
         ]
         return io.NodeOutput(
-            [str(path) for path in paths], ui=tell(cls, notices, {"explorer": shown})
+            [str(path) for path in paths], ui=show_notices(cls, notices, {"explorer": shown})
         )

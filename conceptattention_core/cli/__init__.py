@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import ConceptAttentionError
-from ..files import show, tell
+from ..files import explain_os_error, quote
 from ..version import read_version
 from . import evaluate, generate, options, segment
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConceptAttentionError as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(tell(error))
+        return _fail(explain_os_error(error))
     except (MemoryError, RuntimeError) as error:
         from ..images import is_out_of_memory
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    options.say(f"{PROGRAM}: {' '.join(message.split())}", sys.stderr)
+    options.print_text(f"{PROGRAM}: {' '.join(message.split())}", sys.stderr)
     return 1
 
 
@@ -85,17 +85,17 @@ def read_defaults(parser: argparse.ArgumentParser, model: str) -> list[str]:
     try:
         defaults = json.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ConceptAttentionError(f"{show(file)} is no JSON: {error}.") from None
+        raise ConceptAttentionError(f"{quote(file)} is no JSON: {error}.") from None
     known = _optional(parser)
     every = {name for command in build_parser()[1].values() for name in _optional(command)}
     if not isinstance(defaults, dict) or not every >= defaults.keys():
         raise ConceptAttentionError(
-            f"{show(file)} should be an object with some of these keys: "
+            f"{quote(file)} should be an object with some of these keys: "
             f"{', '.join(sorted(every & options.OF_A_MODEL))}."
         )
     if others := sorted(defaults.keys() - options.OF_A_MODEL):
-        options.say(
-            f"{PROGRAM}: {show(file)}: {', '.join(others)} left out: a model's file only says "
+        options.print_text(
+            f"{PROGRAM}: {quote(file)}: {', '.join(others)} left out: a model's file only says "
             "what describes the model.",
             sys.stderr,
         )
@@ -107,7 +107,7 @@ def read_defaults(parser: argparse.ArgumentParser, model: str) -> list[str]:
         is_flag = action.nargs == 0
         if is_flag != (value is True) or not isinstance(value, bool | int | float | str):
             accepted = "true or false" if is_flag else "a number or a text"
-            raise ConceptAttentionError(f"{show(file)}: '{name}' is to be {accepted}.")
+            raise ConceptAttentionError(f"{quote(file)}: '{name}' is to be {accepted}.")
         flag = action.option_strings[0]
         given.append(flag if is_flag else f"{flag}={value}")
     return given

@@ -10,7 +10,7 @@ from typing import Any
 from ..attention import ATTEND, SPACES, Method
 from ..evaluation.metrics import Score
 from ..evaluation.protocols import PROTOCOLS, Protocol
-from ..evaluation.run import LINES, VARIANTS, Variant, ask, read_lines, total, write_line
+from ..evaluation.run import LINES, VARIANTS, Variant, make_specs, read_lines, total, write_line
 from ..evaluation.tables import figures, write_csv, write_markdown
 from ..files import write_json, write_text
 from ..locating import parse_noise
@@ -22,7 +22,7 @@ from .judging import Actor, Job, Judge
 from .segmenting import open_folder
 
 SETTINGS, RESULTS = "evaluate.json", "results*.jsonl"
-SCENES = 200  # pictures
+SCENES = 200  # images
 
 
 def add(subparsers: Any) -> argparse.ArgumentParser:
@@ -140,7 +140,7 @@ def run(asked: argparse.Namespace) -> int:
         write_line(lines, key, scores)
     seconds = (time.perf_counter() - started) / len(todo) if todo else None
 
-    options.say(_write_results(asked, job, seconds))
+    options.print_text(_write_results(asked, job, seconds))
     if judge is not None and asked.figures > 0:
         _draw(judge, keys[: asked.figures], asked.out)
     return 0
@@ -224,7 +224,7 @@ def _judge_on_ray(address: str, job: Job, keys: list[str]) -> Iterator[tuple[str
 
 
 def _draw(judge: Judge, keys: list[str], out: Path) -> None:
-    """Maps of the first pictures beside the truth."""
+    """Maps of the first images beside the truth."""
     from ..evaluation.figures import draw_row, save_rows
     from ..maps import read_maps
 
@@ -232,7 +232,7 @@ def _draw(judge: Judge, keys: list[str], out: Path) -> None:
     for key in keys:
         sample = judge.data.read(key)
         image = plan.protocol.image(sample)
-        recording = judge.look(image, *ask(sample, plan, plan.variants[0].method))
+        recording = judge.record(image, *make_specs(sample, plan, plan.variants[0].method))
         maps = read_maps(recording, plan.reading)
         truth = plan.protocol.truth(sample)
         rows.append(draw_row(image, truth, maps.maps[0], maps.concepts.names))

@@ -1,7 +1,7 @@
-"""`generate`: paint a picture or a video and find concepts in it.
+"""`generate`: generate an image or a video and find concepts in it.
 
-Pictures of a batch are painted at once, videos one after another: one fills a graphics card. How
-the files of a picture and of a video lie in their folders is told in `export.py`.
+Images of a batch are generated at once, videos one after another: one fills a graphics card. How
+the files of an image and of a video lie in their folders is in `output/export.py`.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from ..files import (
     move_files,
     name_partial,
     naming,
+    quote,
     remove_partials,
-    show,
     sweep_claims,
     sync_tree,
     to_json,
@@ -46,9 +46,9 @@ REPORT = "report.json"
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a model is sampled with when nobody says otherwise.
+    """What a model is sampled with when nothing else is asked for.
 
-    A size of None leaves it to the pipeline. Pictures have no `frames` and no `fps`.
+    A size of None leaves it to the pipeline. Images have no `frames` and no `fps`.
     """
 
     steps: int
@@ -67,28 +67,28 @@ SCHNELL = Sampling(steps=4, guidance=0.0)
 def add(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "generate",
-        help="paint a picture or a video and find concepts in it",
-        description="Paint a picture and write a mask for each concept, heat maps, an overlay, "
+        help="generate an image or a video and find concepts in it",
+        description="Generate an image and write a mask for each concept, heat maps, an overlay, "
         "a label map and a report; or a video, and each of these as a folder with a file for each "
-        "frame. The picture or video is the one that comes without concepts.",
+        "frame. The image or video is the one that comes without concepts.",
         epilog=options.DEFAULTS_NOTE,
         usage="python -m conceptattention_core generate --model DIR_OR_ID --prompt TEXT "
         "--concepts NAMES --out DIR [options]",
         allow_abbrev=False,
     )
-    parser.set_defaults(run=generate)
+    parser.set_defaults(run=run)
 
     what = parser.add_argument_group("what")
     options.add_model(what)
     what.add_argument(
-        "--prompt", required=True, type=clean_text, metavar="TEXT", help="what to paint"
+        "--prompt", required=True, type=clean_text, metavar="TEXT", help="what to generate"
     )
     options.add_concepts(what)
     options.add_out(what)
     options.add_html(what)
     options.add_full_size(what)
 
-    how = parser.add_argument_group("how to paint")
+    how = parser.add_argument_group("how to generate")
     how.add_argument(
         "--negative-prompt",
         type=clean_text,
@@ -157,7 +157,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def generate(asked: argparse.Namespace) -> int:
+def run(asked: argparse.Namespace) -> int:
     options.check_seeds(asked.seed, asked.batch)
     method = Method(asked.attend, asked.space, asked.bounces)
     concepts = parse(asked.concepts, asked.background)
@@ -166,12 +166,12 @@ def generate(asked: argparse.Namespace) -> int:
         asked.step_range, asked.blocks, asked.order, asked.temperature, asked.scale, asked.space
     )
     for notice in concepts.notices:
-        options.say(notice)
+        options.print_text(notice)
     options.make_room(asked.out, asked.overwrite)
     sweep_claims(asked.out)
     mine = claim(asked.out, REPORT)
     if mine is None:
-        raise ConceptAttentionError(f"Another run is writing to {show(asked.out)}.")
+        raise ConceptAttentionError(f"Another run is writing to {quote(asked.out)}.")
     # everything is written here first, and moved once all of it is whole
     partial = name_partial(asked.out / REPORT)
     try:
@@ -198,7 +198,7 @@ def _generate(
     sampling = Sampling(
         **{
             name: value if getattr(asked, name) is None else getattr(asked, name)
-            for name, value in asdict(usual(pipe, family)).items()
+            for name, value in asdict(read_sampling(pipe, family)).items()
         }
     )
     # ranges that match nothing: says so before it takes time
@@ -219,12 +219,12 @@ def _generate(
     made: list[dict[str, Any]] = []
     writing = 0.0
     with record(pipe, spec, max_sequence_length=length) as listener:
-        for painted in paint(pipe, call, seeds, sampling):
+        for images in generate(pipe, call, seeds, sampling):
             began = time.perf_counter()
-            made += write(asked, partial, painted, listener.recording(), reading, sampling)
+            made += write_files(asked, partial, images, listener.recording(), reading, sampling)
             writing += time.perf_counter() - began
 
-    w, h = painted[seeds[-1]][0].size
+    w, h = images[seeds[-1]][0].size
     report = {
         "model": asked.model,
         "family": family.name,
@@ -251,27 +251,29 @@ def _generate(
     move_files(partial, asked.out, files)
     write_text(asked.out / REPORT, text)
     for found in made:
-        _tell(asked.out / found["folder"], found["concepts"])
+        _print_summary(asked.out / found["folder"], found["concepts"])
 
 
-def usual(pipe: Any, family: "Family") -> Sampling:
+def read_sampling(pipe: Any, family: "Family") -> Sampling:
     """What a model is sampled with: what its pipeline says."""
     from ..hosts.diffusers.family import VideoFamily
 
     if family.name == "Flux.1":  # one pipeline for two models
         return DEV if pipe.transformer.config.guidance_embeds else SCHNELL
     accepted = inspect.signature(pipe.__call__).parameters
-    said = {name: parameter.default for name, parameter in accepted.items()}
+    defaults = {name: parameter.default for name, parameter in accepted.items()}
     sampling = Sampling(
-        said["num_inference_steps"], said["guidance_scale"], said.get("true_cfg_scale", 1.0)
+        defaults["num_inference_steps"],
+        defaults["guidance_scale"],
+        defaults.get("true_cfg_scale", 1.0),
     )
     if not isinstance(family, VideoFamily):
         return sampling
     return replace(
         sampling,
-        height=said["height"],
-        width=said["width"],
-        frames=said["num_frames"],
+        height=defaults["height"],
+        width=defaults["width"],
+        frames=defaults["num_frames"],
         fps=family.fps(pipe),
     )
 
@@ -293,10 +295,10 @@ def check_frames(pipe: Any, family: "Family", asked: argparse.Namespace) -> None
         )
 
 
-def paint(
+def generate(
     pipe: Any, call: dict[str, Any], seeds: list[int], sampling: Sampling
 ) -> Iterator[dict[int, list["Image"]]]:
-    """For each run of the pipeline what it painted, by seed: a picture, or a video's frames."""
+    """For each run of the pipeline what it made, by seed: an image, or a video's frames."""
     import torch
 
     noises = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -309,15 +311,15 @@ def paint(
         yield {seed: frames}
 
 
-def write(
+def write_files(
     asked: argparse.Namespace,
     out: Path,
-    painted: dict[int, list["Image"]],
+    generated: dict[int, list["Image"]],
     recording: Recording,
     reading: ReadSpec,
     sampling: Sampling,
 ) -> Iterator[dict[str, Any]]:
-    """Write the files of what one run painted into `out`, and tell the report's part of each."""
+    """Write the files of what one run made into `out`, and yield the report's part of each."""
     import numpy as np
 
     from ..output.explorer import make_page
@@ -325,11 +327,11 @@ def write(
 
     is_video = sampling.fps is not None
     if is_video:
-        (frames,) = painted.values()
+        (frames,) = generated.values()
         recording = recording.of_length(len(frames))
     maps = read_maps(recording, reading)
     masks = options.read_masks(asked)
-    for b, (seed, images) in enumerate(painted.items()):
+    for b, (seed, images) in enumerate(generated.items()):
         name = "." if asked.batch == 1 else f"{seed}"
         folder, pixels = out / name, [np.asarray(image) for image in images]
         if sampling.fps is None:
@@ -370,8 +372,8 @@ def remove_earlier(out: Path) -> None:
 
     file, top = out / REPORT, out.resolve()
     try:
-        told = json.loads(file.read_text("utf-8"))
-        for found in told.get("pictures") or told["videos"]:
+        report = json.loads(file.read_text("utf-8"))
+        for found in report.get("pictures") or report["videos"]:
             folder = out / found["folder"]
             if not folder.resolve().is_relative_to(top):
                 continue  # a report that somebody has altered
@@ -391,9 +393,9 @@ def remove_earlier(out: Path) -> None:
     file.unlink()
 
 
-def _tell(folder: Path, concepts: list[dict]) -> None:
-    options.say(show(folder))
+def _print_summary(folder: Path, concepts: list[dict]) -> None:
+    options.print_text(quote(folder))
     width = max(len(concept["name"]) for concept in concepts)
     for concept in concepts:
         share = f"{concept['coverage']:.1%}" if concept["present"] else "absent"
-        options.say(f"  {concept['name']:{width}}  {share:>6}  {concept['mask']}")
+        options.print_text(f"  {concept['name']:{width}}  {share:>6}  {concept['mask']}")

@@ -10,9 +10,10 @@ from ..evaluation.datasets import Dataset, Sample, open_imagenet_segmentation, o
 from ..evaluation.metrics import IGNORE
 from ..evaluation.protocols import PROTOCOLS
 from ..evaluation.run import Plan, Variant, evaluate
-from ..images import Pixels, stack
+from ..images import stack_images
 from ..locating import LocateSpec
 from ..maps import ReadSpec
+from ..pixels import ImageArray
 from ..recording import Recording, RecordSpec
 from . import models
 
@@ -87,7 +88,7 @@ def open_scenes(count: int, size: int) -> Dataset:
 
 
 def only_single_class(data: Dataset) -> Dataset:
-    """The pictures that show one class at the protocol's label size, as foreground 1."""
+    """The images that show one class at the protocol's label size, as foreground 1."""
     import numpy as np
 
     protocol = PROTOCOLS["voc-single"]
@@ -117,14 +118,14 @@ class Judge:
         self.pipe = models.load(job.model, *models.choose_place(job.device, job.dtype))
         find(self.pipe)  # says so before it takes time
 
-    def look(self, image: Pixels, spec: RecordSpec, how: LocateSpec) -> Recording:
+    def record(self, image: ImageArray, spec: RecordSpec, how: LocateSpec) -> Recording:
         from ..hosts.diffusers.locate import locate
 
         unlimited = replace(how, megapixels=float("inf"))  # the protocol says how large
-        return locate(self.pipe, stack([image]), spec, unlimited)
+        return locate(self.pipe, stack_images([image]), spec, unlimited)
 
     def scores(self, key: str) -> dict[str, Any]:
-        return evaluate(self.data.read(key), self.plan, self.look)
+        return evaluate(self.data.read(key), self.plan, self.record)
 
 
 class Actor:

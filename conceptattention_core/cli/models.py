@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import ConceptAttentionError
-from ..files import show
+from ..files import quote
 from ..images import is_out_of_memory
 from . import options
 
@@ -61,7 +61,7 @@ def load(model: str, device: str, dtype: "torch.dtype") -> Any:
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise ConceptAttentionError(
-                f"{show(folder)} holds no diffusers pipeline: it has no model_index.json."
+                f"{quote(folder)} holds no diffusers pipeline: it has no model_index.json."
             )
         model = str(folder)
     elif folder == DEMO:  # no name on the Hub: the documents' examples run in a clone
@@ -70,7 +70,7 @@ def load(model: str, device: str, dtype: "torch.dtype") -> Any:
             f"repository, which has the folder {DEMO.as_posix()}, or name another model."
         )
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise ConceptAttentionError(f"There is no folder {show(folder)}.")
+        raise ConceptAttentionError(f"There is no folder {quote(folder)}.")
     import diffusers
     import transformers
     from packaging.version import Version
@@ -80,29 +80,29 @@ def load(model: str, device: str, dtype: "torch.dtype") -> Any:
     if not sys.stderr.isatty():
         diffusers.utils.logging.disable_progress_bar()
     try:
-        with _hear_warnings() as told:
+        with _collect_warnings() as warned:
             config: Any = diffusers.DiffusionPipeline.load_config(model)
             if not (isinstance(config, dict) and isinstance(config.get("_class_name"), str)):
                 raise ValueError("its model_index.json names no class of a pipeline.")
             pipe = _choose_loader(model, config["_class_name"]).from_pretrained(
                 model, **{keyword: dtype}
             )
-        if random := [text for text in told if "newly initialized" in text]:
+        if random := [text for text in warned if "newly initialized" in text]:
             raise ValueError(f"its weights do not fit its configuration: {_shorten(random[0])}")
-        pipe.set_progress_bar_config(desc="Painting", disable=None)  # None: only on a terminal
+        pipe.set_progress_bar_config(desc="Generating", disable=None)  # None: only on a terminal
         return pipe.to(device)
     except ConceptAttentionError:
         raise
     except Exception as error:  # the files of a model may hold anything
         if is_out_of_memory(error):
             raise
-        told = str(error).strip() or type(error).__name__
+        messages = str(error).strip() or type(error).__name__
         if not isinstance(error, OSError | ValueError):
-            told = f"{type(error).__name__}: {told}"
-        reason = _shorten(told.splitlines()[0])
+            messages = f"{type(error).__name__}: {messages}"
+        reason = _shorten(messages.splitlines()[0])
         hint = "" if folder.is_dir() else " (No folder here has that name, so the Hub was asked.)"
         raise ConceptAttentionError(
-            f"Could not load the model {show(model)}: {reason}{hint}"
+            f"Could not load the model {quote(model)}: {reason}{hint}"
         ) from None
 
 
@@ -112,21 +112,21 @@ def _shorten(text: str, most: int = 300) -> str:
 
 
 @contextmanager
-def _hear_warnings() -> Iterator[list[str]]:
+def _collect_warnings() -> Iterator[list[str]]:
     """What the libraries warn of while they load, which nobody sees at their usual level."""
-    told: list[str] = []
+    messages: list[str] = []
 
-    class Listener(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told.append(record.getMessage())
+            messages.append(record.getMessage())
 
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
     before = [(logger, logger.level, logger.handlers) for logger in loggers]
     for logger in loggers:
-        logger.handlers = [Listener(logging.WARNING)]
+        logger.handlers = [Collector(logging.WARNING)]
         logger.setLevel(logging.WARNING)
     try:
-        yield told
+        yield messages
     finally:
         for logger, level, handlers in before:
             logger.setLevel(level)
@@ -134,7 +134,7 @@ def _hear_warnings() -> Iterator[list[str]]:
 
 
 def _choose_loader(model: str, name: str) -> Any:
-    """What loads a pipeline of the class `name`: one that paints from a prompt alone."""
+    """What loads a pipeline of the class `name`: one that generates from a prompt alone."""
     import diffusers
 
     from ..hosts.diffusers.families import demands
@@ -145,7 +145,7 @@ def _choose_loader(model: str, name: str) -> Any:
     if demanded := demands(kind):
         raise ConceptAttentionError(
             f"{model} is a {name}, which is not called without {', '.join(demanded)}; models are "
-            "accepted that paint from a prompt alone."
+            "accepted that generate from a prompt alone."
         )
     return diffusers.DiffusionPipeline
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TextIO
 
 from .. import ConceptAttentionError
 from ..attention import ATTEND, MOST_BOUNCES, SPACES
-from ..files import CLAIMS, PARTIAL, show
+from ..files import CLAIMS, PARTIAL, quote
 from ..maps import ORDERS, SCALES
 from ..masks import MOST_PIXELS, MaskSpec
 from ..output.export import LARGEST_SIDE
@@ -56,7 +56,7 @@ def collecting() -> Iterator[list[str]]:
         _COLLECTED.reset(before)
 
 
-def say(text: str, to: TextIO | None = None) -> None:
+def print_text(text: str, to: TextIO | None = None) -> None:
     """Print text on any terminal: what it cannot show, or would obey, becomes an escape."""
     if (lines := _COLLECTED.get()) is not None:
         lines.append(text)
@@ -341,14 +341,14 @@ def make_room(out: Path, overwrite: bool) -> None:
     there = (one for one in out.iterdir() if one.name != CLAIMS and one.suffix != PARTIAL)
     if not overwrite and any(there):
         raise ConceptAttentionError(
-            f"{show(out)} is not empty. Name another folder, or add --overwrite."
+            f"{quote(out)} is not empty. Name another folder, or add --overwrite."
         )
     if not os.access(out, os.W_OK):
         raise PermissionError(13, os.strerror(13), str(out))
 
 
-def add_look(group: Any) -> None:
-    """How to look at a picture that exists already."""
+def add_locating(group: Any) -> None:
+    """How to look at an image that exists already."""
     group.add_argument(
         "--caption", type=clean_text, default="", metavar="TEXT", help="what the picture shows"
     )

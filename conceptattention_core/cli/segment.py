@@ -1,4 +1,4 @@
-"""`segment`: find concepts in pictures that exist already."""
+"""`segment`: find concepts in images that exist already."""
 
 import argparse
 import json
@@ -10,14 +10,14 @@ from typing import Any
 
 from ..attention import Method
 from ..concepts import parse
-from ..files import show, write_json
-from ..images import PictureFile, Pixels, list_pictures, stack
+from ..files import quote, write_json
+from ..images import ImageFile, list_images, stack_images
 from ..locating import MEGAPIXELS, LocateSpec, parse_noise
 from ..maps import ConceptMaps, ReadSpec, read_maps
+from ..pixels import ImageArray
 from ..recording import RecordSpec
 from . import models, options
-from .segmenting import Outcome, list_open, open_folder
-from .segmenting import segment as segment_pictures
+from .segmenting import Outcome, list_open, open_folder, segment_images
 
 SUMMARY = "summary.json"
 
@@ -33,7 +33,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "--model DIR_OR_ID --out DIR [options]",
         allow_abbrev=False,
     )
-    parser.set_defaults(run=segment)
+    parser.set_defaults(run=run)
 
     what = parser.add_argument_group("what")
     what.add_argument(
@@ -45,16 +45,16 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
     options.add_html(what)
     options.add_full_size(what)
 
-    look = parser.add_argument_group("how to look at a picture")
-    options.add_look(look)
-    look.add_argument(
+    locating = parser.add_argument_group("how to look at an image")
+    options.add_locating(locating)
+    locating.add_argument(
         "--megapixels",
         type=options.positive,
         default=MEGAPIXELS,
         metavar="X",
         help="larger pictures are looked at in this size; masks keep the picture's",
     )
-    look.add_argument(
+    locating.add_argument(
         "--batch", type=options.count, default=1, metavar="N", help="pictures of one size at once"
     )
     read = parser.add_argument_group("how to read the attention")
@@ -69,7 +69,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a process needs to turn pictures into maps."""
+    """Everything that a process needs to turn images into maps."""
 
     model: str
     device: str
@@ -87,7 +87,7 @@ class Job:
 
 
 class Locator:
-    """A loaded model that finds concepts in pictures."""
+    """A loaded model that finds concepts in images."""
 
     def __init__(self, job: Job):
         with models.needs_diffusers():
@@ -97,27 +97,27 @@ class Locator:
         self.pipe = models.load(job.model, *models.choose_place(job.device, job.dtype))
         find(self.pipe)  # says so before it takes time
 
-    def __call__(self, pictures: list[Pixels]) -> ConceptMaps:
-        """Maps of pictures of one size."""
+    def __call__(self, pictures: list[ImageArray]) -> ConceptMaps:
+        """Maps of images of one size."""
         from ..hosts.diffusers.locate import locate
 
-        recording = locate(self.pipe, stack(pictures), self.job.spec, self.job.how)
+        recording = locate(self.pipe, stack_images(pictures), self.job.spec, self.job.how)
         return read_maps(recording, self.job.reading)
 
 
 class Actor:
-    """A process of a cluster that does its share of the pictures."""
+    """A process of a cluster that does its share of the images."""
 
     def __init__(self, job: Job, out: Path, settings: dict[str, Any]):
         self.locate, self.out, self.settings = Locator(job), out, settings
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:
         pictures = [
-            PictureFile(Path(json.loads(path)), name)
+            ImageFile(Path(json.loads(path)), name)
             for path, name in zip(rows["path"].tolist(), rows["name"].tolist(), strict=True)
         ]
         outcomes = list(
-            segment_pictures(pictures, self.locate, self.out, self.settings, len(pictures))
+            segment_images(pictures, self.locate, self.out, self.settings, len(pictures))
         )
         return {
             "name": [outcome.picture.name for outcome in outcomes],
@@ -129,7 +129,7 @@ class Actor:
 
 def _segment_on_ray(
     address: str,
-    pictures: list[PictureFile],
+    pictures: list[ImageFile],
     job: Job,
     out: Path,
     settings: dict[str, Any],
@@ -147,10 +147,10 @@ def _segment_on_ray(
         yield Outcome(named[row["name"]], row["error"], row["skipped"], row["elsewhere"])
 
 
-def segment(asked: argparse.Namespace) -> int:
+def run(asked: argparse.Namespace) -> int:
     concepts = parse(asked.concepts, asked.background)
     for notice in concepts.notices:
-        options.say(notice)
+        options.print_text(notice)
     options.check_seeds(asked.seed, asked.samples)
     method = Method(asked.attend, asked.space, asked.bounces)
     job = Job(
@@ -169,12 +169,12 @@ def segment(asked: argparse.Namespace) -> int:
     if asked.full_size:  # named only then: what was made before there was a choice stays done
         settings["full_size"] = True
     settings = json.loads(json.dumps(settings))
-    pictures = list_pictures(asked.paths, without=asked.out)
+    pictures = list_images(asked.paths, without=asked.out)
     open_folder(asked.out, settings, asked.overwrite)
     todo = list_open(pictures, asked.out, settings)
     done = len(pictures) - len(todo)
     if done:
-        options.say(f"{done} of {len(pictures)} are done already.")
+        options.print_text(f"{done} of {len(pictures)} are done already.")
 
     from tqdm import tqdm
 
@@ -182,13 +182,13 @@ def segment(asked: argparse.Namespace) -> int:
     if not todo:
         outcomes = iter(())
     elif asked.ray is None:
-        outcomes = segment_pictures(todo, Locator(job), asked.out, settings, asked.batch)
+        outcomes = segment_images(todo, Locator(job), asked.out, settings, asked.batch)
     else:
         outcomes = _segment_on_ray(asked.ray, todo, job, asked.out, settings, asked.batch)
     for outcome in tqdm(outcomes, total=len(todo), unit="picture", disable=None):
         if outcome.error:
-            told = {"picture": show(outcome.picture.path), "error": outcome.error}
-            (skipped if outcome.skipped else failed).append(told)
+            entry = {"picture": quote(outcome.picture.path), "error": outcome.error}
+            (skipped if outcome.skipped else failed).append(entry)
         elif outcome.elsewhere:
             done += 1
         else:
@@ -197,11 +197,11 @@ def segment(asked: argparse.Namespace) -> int:
 
     rate = f", {made / seconds:.2f} a second" if made else ""
     left = f", {len(skipped)} skipped" if skipped else ""
-    options.say(
-        f"{made} made, {done} were done, {len(failed)} failed{left}{rate}: {show(asked.out)}"
+    options.print_text(
+        f"{made} made, {done} were done, {len(failed)} failed{left}{rate}: {quote(asked.out)}"
     )
     for failure in (*failed, *skipped):
-        options.say(f"  {failure['error']}")
+        options.print_text(f"  {failure['error']}")
     summary = {
         "pictures": len(pictures),
         "made": made,

@@ -1,8 +1,9 @@
-"""Many pictures to masks: what a run does, what is done already, and files that are all or nothing.
+"""Many images to masks: what a run does, what is done already, and files that are all or nothing.
 
-The model stays outside: a run is given a function from pictures to maps. One folder per picture is
-written beside its place and then moved there, and what its report lists tells that it is finished.
-Any number of processes may work on one folder: each picture is claimed by one of them.
+The model stays outside: a run is given a function from images to maps. One folder per image is
+written beside its place and then moved there; it is finished when all that its report lists is
+there.
+Any number of processes may work on one folder: each image is claimed by one of them.
 """
 
 import errno
@@ -23,42 +24,43 @@ from ..files import (
     Claim,
     claim,
     claimed,
+    explain_os_error,
     hash_file,
     have_sizes,
     list_sizes,
     move_files,
     name_partial,
     naming,
+    quote,
     read_json,
     remove_files,
     remove_partials,
-    show,
     sweep_claims,
     sync,
     sync_tree,
-    tell,
     write_json,
 )
-from ..images import PictureFile, Pixels, UnreadableKindError, is_out_of_memory, read_picture
+from ..images import ImageFile, UnreadableKindError, is_out_of_memory, read_image
 from ..maps import ConceptMaps
 from ..masks import MaskSpec
 from ..output.explorer import save_page
 from ..output.export import list_masks, save_image_files
+from ..pixels import ImageArray
 
 SETTINGS, REPORT = "segment.json", "report.json"
 OWN = ("overlay.png", "sheet.png", "labels.png", "labels.json")
 ODD_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-LOOKED_AT = 2**21  # pixels: what fails for want of memory below this fails for every picture
+LOOKED_AT = 2**21  # pixels: what fails for want of memory below this fails for every image
 
-Locate = Callable[[list[Pixels]], ConceptMaps]
-"""From pictures of one size to the maps of all of them, in order."""
+Locate = Callable[[list[ImageArray]], ConceptMaps]
+"""From images of one size to the maps of all of them, in order."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a picture. `error` is empty when its files are written."""
+    """What became of an image. `error` is empty when its files are written."""
 
-    picture: PictureFile
+    picture: ImageFile
     error: str = ""
     skipped: bool = False
     """Nothing here reads its kind; `error` says what would."""
@@ -72,7 +74,7 @@ def open_folder(
     """Make `out` ready for a run with `settings`; one with the same settings goes on.
 
     They are kept in a file `name`. Results of other settings are never mixed in and never
-    replaced unless `overwrite`. Where the file is torn the reports in the folder tell.
+    replaced unless `overwrite`. Where the file is torn the reports in the folder count.
     """
     out.mkdir(parents=True, exist_ok=True)
     file = out / name
@@ -93,7 +95,7 @@ def _refuse_others(out: Path, file: Path, earlier: Any, settings: Mapping[str, A
             name for name in {**settings, **earlier} if earlier.get(name) != settings.get(name)
         ]
         raise ConceptAttentionError(
-            f"{show(out)} holds results of other settings ({', '.join(changed)}). {elsewhere}"
+            f"{quote(out)} holds results of other settings ({', '.join(changed)}). {elsewhere}"
         )
     others = [
         entry
@@ -103,17 +105,17 @@ def _refuse_others(out: Path, file: Path, earlier: Any, settings: Mapping[str, A
     if not others:
         return
     if not file.exists():
-        raise ConceptAttentionError(f"{show(out)} is not empty. {elsewhere}")
+        raise ConceptAttentionError(f"{quote(out)} is not empty. {elsewhere}")
     if file.name != SETTINGS:
         raise ConceptAttentionError(
-            f"{show(file)} is torn: what is in its folder may be of other settings. {elsewhere}"
+            f"{quote(file)} is torn: what is in its folder may be of other settings. {elsewhere}"
         )
     asked = fingerprint(settings)
-    for report in out.rglob(REPORT):
-        told = read_json(report)
-        if isinstance(told, dict) and told.get("settings", asked) != asked:
+    for place in out.rglob(REPORT):
+        report = read_json(place)
+        if isinstance(report, dict) and report.get("settings", asked) != asked:
             raise ConceptAttentionError(
-                f"{show(file)} is torn and {show(report)} is of other settings. {elsewhere}"
+                f"{quote(file)} is torn and {quote(place)} is of other settings. {elsewhere}"
             )
 
 
@@ -123,14 +125,14 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 
 
 def list_open(
-    pictures: Iterable[PictureFile], out: Path, settings: Mapping[str, Any]
-) -> list[PictureFile]:
-    """The pictures that are not done yet with these settings."""
+    pictures: Iterable[ImageFile], out: Path, settings: Mapping[str, Any]
+) -> list[ImageFile]:
+    """The images that are not done yet with these settings."""
     return [picture for picture in pictures if not is_done(picture, out, settings)]
 
 
-def is_done(picture: PictureFile, out: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a picture of this content was done with these settings and its files are there."""
+def is_done(picture: ImageFile, out: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether an image of this content was done with these settings and its files are there."""
     folder = out / picture.name
     report = read_json(folder / REPORT)
     if not isinstance(report, dict) or report.get("settings") != fingerprint(settings):
@@ -145,9 +147,9 @@ def is_done(picture: PictureFile, out: Path, settings: Mapping[str, Any]) -> boo
 
 
 def _is_done_by_earlier_version(
-    picture: PictureFile, folder: Path, report: dict[str, Any], html: bool
+    picture: ImageFile, folder: Path, report: dict[str, Any], html: bool
 ) -> bool:
-    """Version 0.1.0 named the picture's file and listed masks alone."""
+    """Version 0.1.0 named the image's file and listed masks alone."""
     try:
         files = [*(f"{name}.png" for name in list_masks(report)), *OWN]
     except (KeyError, TypeError, AttributeError, IndexError):
@@ -161,21 +163,21 @@ def _is_done_by_earlier_version(
 
 
 def read_batches(
-    pictures: Iterable[PictureFile | Outcome], size: int
-) -> Iterator[tuple[list[PictureFile], list[Pixels]] | Outcome]:
-    """Neighbouring pictures of one size, at most `size` at a time; broken ones as outcomes."""
-    files: list[PictureFile] = []
-    batch: list[Pixels] = []
+    pictures: Iterable[ImageFile | Outcome], size: int
+) -> Iterator[tuple[list[ImageFile], list[ImageArray]] | Outcome]:
+    """Neighbouring images of one size, at most `size` at a time; broken ones as outcomes."""
+    files: list[ImageFile] = []
+    batch: list[ImageArray] = []
     for picture in pictures:
         if isinstance(picture, Outcome):
             yield picture
             continue
         try:
-            # the hash comes first: who changes the picture from now on has it done again
+            # the hash comes first: who changes the image from now on has it done again
             picture = replace(picture, content=hash_file(picture.path))
-            pixels = read_picture(picture.path)
+            pixels = read_image(picture.path)
         except OSError as error:
-            yield Outcome(picture, tell(error))
+            yield Outcome(picture, explain_os_error(error))
             continue
         except ConceptAttentionError as error:
             yield Outcome(picture, str(error), skipped=isinstance(error, UnreadableKindError))
@@ -190,24 +192,24 @@ def read_batches(
         yield files, batch
 
 
-def segment(
-    pictures: Iterable[PictureFile],
+def segment_images(
+    pictures: Iterable[ImageFile],
     locate: Locate,
     out: Path,
     settings: Mapping[str, Any],
     batch: int = 1,
 ) -> Iterator[Outcome]:
-    """Do all pictures, a few at a time, and tell after each what became of it.
+    """Do all images, a few at a time, and yield after each what became of it.
 
-    A picture that cannot be read, or is too large for the memory, is an outcome; a disk that is
-    full or a model that fails ends the run, and nothing of the picture at hand stays. What other
+    An image that cannot be read, or is too large for the memory, is an outcome; a disk that is
+    full or a model that fails ends the run, and nothing of the image at hand stays. What other
     processes have claimed comes last: it is waited for, and done where they did not.
     """
     waiting = list(pictures)
     held: dict[str, Claim] = {}
     try:
         while waiting:
-            busy: list[PictureFile] = []
+            busy: list[ImageFile] = []
             for work in read_batches(_claim(waiting, out, settings, held, busy), batch):
                 if isinstance(work, Outcome):
                     outcomes = iter([work])
@@ -226,13 +228,13 @@ def segment(
 
 
 def _claim(
-    pictures: list[PictureFile],
+    pictures: list[ImageFile],
     out: Path,
     settings: Mapping[str, Any],
     held: dict[str, Claim],
-    busy: list[PictureFile],
-) -> Iterator[PictureFile | Outcome]:
-    """The pictures that this process may do; those that others are at go to `busy`."""
+    busy: list[ImageFile],
+) -> Iterator[ImageFile | Outcome]:
+    """The images that this process may do; those that others are at go to `busy`."""
     for picture in pictures:
         mine = claim(out, picture.name)
         if mine is None:
@@ -248,8 +250,8 @@ def _claim(
 
 
 def _segment_batch(
-    files: list[PictureFile],
-    pixels: list[Pixels],
+    files: list[ImageFile],
+    pixels: list[ImageArray],
     locate: Locate,
     out: Path,
     settings: Mapping[str, Any],
@@ -261,7 +263,7 @@ def _segment_batch(
         if not is_out_of_memory(error) or (len(files) == 1 and h * w <= LOOKED_AT):
             raise
         if len(files) == 1:
-            yield Outcome(files[0], _say_too_large(files[0], pixels[0]))
+            yield Outcome(files[0], _explain_too_large(files[0], pixels[0]))
             return
         maps = None
     if maps is None:  # outside of the handler, which keeps what filled the memory
@@ -270,37 +272,37 @@ def _segment_batch(
         return
     for b, (picture, image) in enumerate(zip(files, pixels, strict=True)):
         try:
-            write(out, picture, image, maps, b, settings)
+            write_image_files(out, picture, image, maps, b, settings)
         except ConceptAttentionError as error:
-            yield Outcome(picture, f"{show(picture.path)}: {error}")
+            yield Outcome(picture, f"{quote(picture.path)}: {error}")
         except OSError as error:
             if error.errno not in ODD_PLACE:
                 raise
-            yield Outcome(picture, f"{show(picture.path)}: {tell(error)}")
+            yield Outcome(picture, f"{quote(picture.path)}: {explain_os_error(error)}")
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            yield Outcome(picture, _say_too_large(picture, image))
+            yield Outcome(picture, _explain_too_large(picture, image))
         else:
             yield Outcome(picture)
 
 
-def _say_too_large(picture: PictureFile, image: Pixels) -> str:
+def _explain_too_large(picture: ImageFile, image: ImageArray) -> str:
     h, w = image.shape[:2]
-    return f"{show(picture.path)}: {w} x {h} pixels are more than the memory here has room for."
+    return f"{quote(picture.path)}: {w} x {h} pixels are more than the memory here has room for."
 
 
-def write(
+def write_image_files(
     out: Path,
-    picture: PictureFile,
-    image: Pixels,
+    picture: ImageFile,
+    image: ImageArray,
     maps: ConceptMaps,
     b: int,
     settings: Mapping[str, Any],
 ) -> None:
-    """The folder of one picture, whole or not at all; `settings["masks"]` are a `MaskSpec`'s.
+    """The folder of one image, whole or not at all; `settings["masks"]` are a `MaskSpec`'s.
 
-    `settings["full_size"]` also has overlay and sheet in the picture's size.
+    `settings["full_size"]` also has overlay and sheet in the image's size.
     """
     place = out / picture.name
     partial = name_partial(place)
@@ -312,7 +314,7 @@ def write(
             if settings.get("html"):
                 save_page(partial, image, maps)
             about = {
-                "picture": show(picture.path.name),
+                "picture": quote(picture.path.name),
                 "content": picture.content or hash_file(picture.path),
                 "height": image.shape[0],
                 "width": image.shape[1],
@@ -329,7 +331,7 @@ def write(
 def install(partial: Path, place: Path, report: dict[str, Any]) -> None:
     """Move a finished folder to its place; of what is there only an earlier result of ours goes.
 
-    Where the place holds other things, such as the results of pictures in a folder of this name,
+    Where the place holds other things, such as the results of images in a folder of this name,
     files are moved one by one, the report last. Until then a report stands there that lists what
     was and what comes, and counts as done for nobody.
     """

@@ -1,4 +1,4 @@
-"""Pictures with true masks: the data sets of the paper in their published formats.
+"""Images with true masks: the data sets of the paper in their published formats.
 
 A data set is a function from where it lies to its samples, in a fixed order, read one at a time.
 """
@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from .. import ConceptAttentionError
-from ..files import check_regular, show
-from ..images import Pixels, read_picture
+from ..files import check_regular, quote
+from ..images import read_image
+from ..pixels import ImageArray
 from .metrics import IGNORE
 
 VOC_CLASSES = (
@@ -27,14 +28,14 @@ VOC_CLASSES = (
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and what is where.
+    """An image and what is where.
 
     labels: uint8, h w; 0 is background, IGNORE is not judged, others are keys of `classes`
-    classes: label -> the word for it, of what is in this picture
+    classes: label -> the word for it, of what is in this image
     """
 
     key: str
-    image: Pixels
+    image: ImageArray
     labels: np.ndarray
     classes: dict[int, str]
 
@@ -62,7 +63,7 @@ def open_voc(path: Path) -> Dataset:
     names = _read_text(root / "ImageSets/Segmentation/val.txt").split()
 
     def read(key: str) -> Sample:
-        image = read_picture(root / "JPEGImages" / f"{key}.jpg")
+        image = read_image(root / "JPEGImages" / f"{key}.jpg")
         labels = _read_labels(root / "SegmentationClass" / f"{key}.png", image.shape[:2])
         present = [label for label in np.unique(labels).tolist() if label not in (0, IGNORE)]
         if any(label > len(VOC_CLASSES) for label in present):
@@ -90,7 +91,7 @@ def _read_text(file: Path) -> str:
         return file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConceptAttentionError(
-            f"{show(file)} is no text in UTF-8: byte {error.start} is {error.object[error.start]}."
+            f"{quote(file)} is no text in UTF-8: byte {error.start} is {error.object[error.start]}."
         ) from None
 
 
@@ -103,7 +104,7 @@ def _read_labels(file: Path, size: tuple[int, ...]) -> np.ndarray:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = str(error) or type(error).__name__
-        raise ConceptAttentionError(f"{show(file)} is broken: {reason}") from None
+        raise ConceptAttentionError(f"{quote(file)} is broken: {reason}") from None
     if mode not in ("P", "L"):
         raise ConceptAttentionError(
             f"{file} should hold one label per pixel (mode P or L); its mode is {mode}."
@@ -120,9 +121,9 @@ def _read_labels(file: Path, size: tuple[int, ...]) -> np.ndarray:
 
 
 def open_imagenet_segmentation(path: Path, names: Path | None = None) -> Dataset:
-    """The file gtsegs_ijcv.mat (HDF5): pictures with one foreground each.
+    """The file gtsegs_ijcv.mat (HDF5): images with one foreground each.
 
-    Its pictures carry WordNet ids; `names` is a text file of lines "n01440764 tench, Tinca tinca"
+    Its images carry WordNet ids; `names` is a text file of lines "n01440764 tench, Tinca tinca"
     (ImageNet's LOC_synset_mapping.txt), else nltk's WordNet is asked.
     """
     try:

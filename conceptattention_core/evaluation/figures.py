@@ -1,4 +1,4 @@
-"""Pictures of a run: maps beside the truth, and how right each block and noise level is."""
+"""Images of a run: maps beside the truth, and how right each block and noise level is."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .. import ConceptAttentionError
-from ..images import Pixels
 from ..output.fonts import find_font
 from ..output.render import concept_colour
+from ..pixels import ImageArray
 from .metrics import IGNORE, Score
 
 SIDE = 192  # pixels of a tile
 GAP, LINE = 6, 20
 
 
-def draw_row(image: Pixels, true: np.ndarray, maps: Tensor, names: tuple[str, ...]) -> Pixels:
-    """Picture, true labels, and the map of each concept `c y x` under its name, side by side."""
+def draw_row(
+    image: ImageArray, true: np.ndarray, maps: Tensor, names: tuple[str, ...]
+) -> ImageArray:
+    """Image, true labels, and the map of each concept `c y x` under its name, side by side."""
     import cv2
 
     labels = np.zeros((*true.shape, 3), np.uint8)
@@ -42,7 +44,7 @@ def draw_row(image: Pixels, true: np.ndarray, maps: Tensor, names: tuple[str, ..
     return np.concatenate([part for tile in titled for part in (tile, gap)][:-1], axis=1)
 
 
-def _title(tile: Pixels, title: str) -> Pixels:
+def _title(tile: ImageArray, title: str) -> ImageArray:
     line = Image.new("RGB", (tile.shape[1], LINE), "white")
     ImageDraw.Draw(line).text((0, 2), title, "black", find_font(title, 14))
     return np.concatenate([np.asarray(line), tile])
@@ -52,7 +54,7 @@ def _shade(label: int) -> tuple[int, int, int]:
     return (0, 0, 0) if label == 0 else concept_colour(label - 1)
 
 
-def save_rows(file: Path, rows: list[Pixels]) -> None:
+def save_rows(file: Path, rows: list[ImageArray]) -> None:
     """Rows of any width below each other."""
     width = max(row.shape[1] for row in rows)
     padded = [

@@ -21,7 +21,7 @@ IGNORE = 255
 
 @dataclass
 class Score:
-    """Counts over any number of pictures. Add pictures, or other scores; read the figures."""
+    """Counts over any number of images. Add images, or other scores; read the figures."""
 
     right: int = 0
     judged: int = 0
@@ -30,7 +30,7 @@ class Score:
     precisions: list[float] = field(default_factory=list)
 
     def add(self, found: np.ndarray, true: np.ndarray, heat: np.ndarray | None = None) -> None:
-        """A picture: class of each pixel `h w` as found and as it is; of a binary task also heat.
+        """An image: class of each pixel `h w` as found and as it is; of a binary task also heat.
 
         `heat` (h w, 0..1) says how much of class 1 is at a pixel, for average precision.
         """
@@ -89,7 +89,7 @@ class Score:
 
     @property
     def mean_precision(self) -> float | None:
-        """mAP: the mean of the pictures' average precisions."""
+        """mAP: the mean of the images' average precisions."""
         return float(np.mean(self.precisions)) if self.precisions else None
 
 
@@ -110,7 +110,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def paper_precision(heat: np.ndarray, true: np.ndarray) -> float:
-    """The paper's average precision of a picture: background and foreground in one ranking.
+    """The paper's average precision of an image: background and foreground in one ranking.
 
     `heat` of one axis, 0..1; `true` 0 or 1.
     """

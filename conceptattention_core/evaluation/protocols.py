@@ -17,8 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..concepts import Concept, ConceptSet
-from ..images import Pixels
-from ..pixels import to_floats
+from ..pixels import ImageArray, to_floats
 from ..ranges import DEEP
 from ..refine import follow_edges
 from .datasets import Sample
@@ -29,33 +28,34 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is asked and how it is judged.
-
-    picture: side in pixels that pictures are brought to, or None for as they are
-    labels: side in pixels at which classes are compared, or None for the picture's size
-    grounds: concepts that compete with the classes and count as background
-    caption: from a sample's words to what the model is told it sees
-    noise, samples, blocks: how the model looks, see LocateSpec and RecordSpec
-    softmax: whether concepts compete in each block before the mean
-    blur: whether maps are smoothed with a Gaussian of 3 x 3 patches, sigma 1
-    judge: from heat (c h w) and the labels of its first concepts to the label of each pixel and,
-        of binary tasks, heat of the foreground
-    nearest: whether pictures are resized by nearest neighbour, else by cubics
-    edges: whether heat follows the picture's edges (ours; no protocol of the paper)
-    """
+    """What is asked and how it is judged."""
 
     picture: int | None
+    """Side in pixels that images are brought to, or None for as they are."""
     labels: int | None
+    """Side in pixels at which classes are compared, or None for the image's size."""
     grounds: tuple[str, ...]
+    """Concepts that compete with the classes and count as background."""
     caption: Callable[[tuple[str, ...]], str]
+    """From a sample's words to the caption that the model gets."""
     noise: tuple[float, ...]
+    """Noise levels, see LocateSpec."""
     samples: int
+    """Noises at each level, see LocateSpec."""
     blocks: str
+    """Blocks that are recorded, see RecordSpec."""
     softmax: bool
+    """Whether concepts compete in each block before the mean."""
     blur: bool
+    """Whether maps are smoothed with a Gaussian of 3 x 3 patches, sigma 1."""
     judge: Callable[[Tensor, list[int]], tuple[np.ndarray, np.ndarray | None]]
+    """From heat `c h w` and the labels of its first concepts to the label of each pixel and, of
+    binary tasks, heat of the foreground.
+    """
     nearest: bool = False
+    """Whether images are resized by nearest neighbour, else by cubics."""
     edges: bool = False
+    """Whether heat follows the image's edges (ours; no protocol of the paper)."""
 
     def concepts(self, sample: Sample) -> ConceptSet:
         """The words of a sample, then the grounds that are not among them."""
@@ -63,13 +63,13 @@ class Protocol:
         grounds = [ground for ground in self.grounds if ground not in words]
         return ConceptSet(tuple(Concept(word, word) for word in (*words, *grounds)))
 
-    def image(self, sample: Sample) -> Pixels:
-        """The picture at the protocol's size."""
+    def image(self, sample: Sample) -> ImageArray:
+        """The image at the protocol's size."""
         if self.picture is None:
             return sample.image
         side = (self.picture, self.picture)
         how = cv2.INTER_NEAREST if self.nearest else cv2.INTER_CUBIC
-        return cv2.resize(sample.image, side, interpolation=how)
+        return cv2.resize(sample.image, side, interpolation=how).astype(np.uint8, copy=False)
 
     def truth(self, sample: Sample) -> np.ndarray:
         """The labels `h w` at the protocol's size."""
@@ -113,7 +113,7 @@ def smooth(maps: Tensor) -> Tensor:
 
 
 def judge_above_mean(heat: Tensor, labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """One class: foreground is where its heat is above its own mean over the picture."""
+    """One class: foreground is where its heat is above its own mean over the image."""
     first = heat[0]
     return (first > first.mean()).numpy().astype(np.uint8), stretch(first)
 

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 from .. import ConceptAttentionError
 from ..attention import Method
-from ..files import claimed, naming, show
-from ..images import Pixels
+from ..files import claimed, naming, quote
 from ..locating import LocateSpec
 from ..maps import ReadSpec, choose_scores, read_maps
+from ..pixels import ImageArray
 from ..recording import Recording, RecordSpec
 from .datasets import Sample
 from .metrics import Score
@@ -28,8 +28,8 @@ from .protocols import Protocol
 LINES = "results.jsonl"
 CURVE_NOISE = (0.1, 0.3, 0.5, 0.7, 0.9)
 
-Look = Callable[[Pixels, RecordSpec, LocateSpec], Recording]
-"""From a picture to what was heard of it."""
+Record = Callable[[ImageArray, RecordSpec, LocateSpec], Recording]
+"""From an image to the recording of it."""
 
 
 @dataclass(frozen=True)
@@ -68,23 +68,23 @@ class Plan:
     curves: bool = False
 
 
-def evaluate(sample: Sample, plan: Plan, look: Look) -> dict[str, Score]:
+def evaluate(sample: Sample, plan: Plan, record: Record) -> dict[str, Score]:
     """The score of a sample by every variant, and for the first one by block and noise level."""
     protocol = plan.protocol
     image = protocol.image(sample)
-    heard: dict[Method, Recording] = {}
+    recordings: dict[Method, Recording] = {}
     scores = {}
     for variant in plan.variants:
-        if variant.method not in heard:
-            heard[variant.method] = look(image, *ask(sample, plan, variant.method))
-        scores[variant.name] = _judge(sample, plan, heard[variant.method], variant.softmax)
+        if variant.method not in recordings:
+            recordings[variant.method] = record(image, *make_specs(sample, plan, variant.method))
+        scores[variant.name] = _judge(sample, plan, recordings[variant.method], variant.softmax)
     if plan.curves:
-        scores.update(_follow_curves(sample, plan, look))
+        scores.update(_follow_curves(sample, plan, record))
     return scores
 
 
-def ask(sample: Sample, plan: Plan, method: Method) -> tuple[RecordSpec, LocateSpec]:
-    """What the model is asked about a sample, and how it looks at it."""
+def make_specs(sample: Sample, plan: Plan, method: Method) -> tuple[RecordSpec, LocateSpec]:
+    """What is recorded of a sample, and how the model looks at it."""
     protocol = plan.protocol
     # a sample's noise depends on the sample alone, in whatever order and wherever it is done
     seed = (plan.seed + zlib.crc32(sample.key.encode())) % 2**64
@@ -110,14 +110,14 @@ def _judge(
     return plan.protocol.score(sample, maps[0])
 
 
-def _follow_curves(sample: Sample, plan: Plan, look: Look) -> Iterator[tuple[str, Score]]:
+def _follow_curves(sample: Sample, plan: Plan, record: Record) -> Iterator[tuple[str, Score]]:
     """The paper's figure 7, from one recording: each block, and each of several noise levels."""
     first = plan.variants[0]
-    spec, how = ask(sample, plan, first.method)
+    spec, how = make_specs(sample, plan, first.method)
     spec, how = replace(spec, blocks="all"), replace(how, noise=CURVE_NOISE)
-    recording = look(plan.protocol.image(sample), spec, how)
+    recording = record(plan.protocol.image(sample), spec, how)
     middle = str(len(CURVE_NOISE) // 2)
-    for block, _ in recording.blocks:  # one picture has them all apart
+    for block, _ in recording.blocks:  # one image has them all apart
         score = _judge(sample, plan, recording, first.softmax, middle, str(block))
         yield f"block {block}", score
     for step, level in enumerate(CURVE_NOISE):
@@ -170,7 +170,7 @@ def read_lines(files: Iterable[Path]) -> dict[str, dict[str, Score]]:
                     }
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise ConceptAttentionError(
-                    f"{show(file)} is damaged at line {number}: remove that line, and its sample "
+                    f"{quote(file)} is damaged at line {number}: remove that line, and its sample "
                     "is done again."
                 ) from None
     return done

@@ -1,1 +1,1 @@
-"""What is written out or looked at: drawings, files, layers, the explorer's page."""
+"""What is drawn or written from maps: views, files, layers, the explorer's page."""

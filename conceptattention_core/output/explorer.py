@@ -1,6 +1,6 @@
 """One HTML file in which a person explores a recording: what is where, each concept's mask.
 
-The file asks the network for nothing: it carries the picture and a cube of maps, one for each
+The file asks the network for nothing: it carries the image and a cube of maps, one for each
 group of neighbouring steps and blocks. In the paper's order (softmax over concepts, then mean) a
 map is linear in steps and blocks, so the page gets that of any span of groups as a mean.
 """
@@ -29,7 +29,7 @@ from .render import concept_colour, draw_heat_map
 # What the page may hold. Noise does not deflate and base64 adds a third: together below 2 MB.
 CUBE_BYTES = 1_200_000
 PICTURE_BYTES = 250_000
-LONGEST_SIDE = 1024  # pixels of the picture that is shown; masks have the picture's own size
+LONGEST_SIDE = 1024  # pixels of the image that is shown; masks have the image's own size
 QUALITIES = (90, 80, 70, 60)
 
 TEMPLATE = Path(__file__).with_name("explorer.html")
@@ -50,13 +50,13 @@ class Group:
 
 
 def make_page(image: ImageArray, maps: ConceptMaps, b: int = 0, title: str = "Concepts") -> str:
-    """The file's text, for picture `b` of the maps; `image` is that picture.
+    """The file's text, for image `b` of the maps; `image` is that image.
 
     The page opens with the steps and blocks that the maps were read from and holds all that was
     recorded, in the paper's order, at the maps' temperature.
     """
     recording, spec = maps.recording.of_image(b), maps.spec
-    step_groups, block_groups = group(recording)
+    step_groups, block_groups = group_entries(recording)
     first_steps, first_blocks = choose_entries(recording, spec.steps, spec.blocks)
     grid, concepts = recording.grid, recording.concepts
     data = {
@@ -92,11 +92,11 @@ def save_page(out: Path, image: ImageArray, maps: ConceptMaps) -> None:
     (out / "explorer.html").write_text(make_page(image, maps), "utf-8")
 
 
-def group(recording: Recording) -> tuple[list[Group], list[Group]]:
+def group_entries(recording: Recording) -> tuple[list[Group], list[Group]]:
     """Groups of steps and of blocks, as many as the budget for the cube has room for."""
     _, step, block, c, y, x = recording.scores.shape
     room = CUBE_BYTES // (c * (y * x + 8))
-    at_steps, at_blocks = divide(room, step, block)
+    at_steps, at_blocks = count_groups(room, step, block)
     steps = [
         Group(recording.steps[part[0]][0], recording.steps[part[-1]][1], len(part))
         for part in share_out(step, at_steps)
@@ -114,7 +114,7 @@ def _span(groups: list[Group], entries: list[int]) -> dict[str, int]:
     return {"from": owners[entries[0]], "to": owners[entries[-1]] + 1}
 
 
-def divide(room: int, steps: int, blocks: int) -> tuple[int, int]:
+def count_groups(room: int, steps: int, blocks: int) -> tuple[int, int]:
     """How many groups of steps and of blocks fit: about two of blocks for one of steps.
 
     Blocks differ from one another more than neighbouring steps do.
@@ -158,7 +158,7 @@ def _pack(cube: Tensor) -> str:
 
 
 def _embed(image: ImageArray) -> str:
-    """The picture as a data URI: at most so large, and coarser until it fits the budget."""
+    """The image as a data URI: at most so large, and coarser until it fits the budget."""
     picture = Image.fromarray(image)
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     while True:

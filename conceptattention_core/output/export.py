@@ -24,11 +24,11 @@ from .rendered import RenderedMaps
 
 LOOSE = ("image", "overlay", "sheet", "labels")
 LARGEST_SIDE = 2048
-"""Pixels of overlays and sheets, which are there to be looked at; masks have the image's size."""
+"""Pixels of overlays and sheets, which are there to be viewed; masks have the image's size."""
 
 
 def file_path(name: str, frame: int | None = None, ending: str = "png") -> str:
-    """Where a file of a picture lies in its folder, or that of one frame in a video's folder."""
+    """Where a file of an image lies in its folder, or that of one frame in a video's folder."""
     return f"{name}.{ending}" if frame is None else f"{name}/{frame:04}.{ending}"
 
 
@@ -61,7 +61,7 @@ def save_video_files(
 
     What is a file of an image is a folder of a video, with a file for each frame, from 0000:
     `masks/sky.png` becomes `masks/sky/0000.png`. Such folders are image sequences, each of which a
-    compositing program opens as one clip. `video.mp4` and `overlay.mp4` are there to be looked at.
+    compositing program opens as one clip. `video.mp4` and `overlay.mp4` are there to be viewed.
     """
     span = maps.shown.min().item(), maps.shown.max().item()  # of all frames, else colours flicker
     presence = []
@@ -82,7 +82,7 @@ def save_video_files(
 
 
 def remove_image_files(out: Path, found: Mapping[str, Any]) -> None:
-    """Remove the files of a picture or a video, of which `found` is the part of the report."""
+    """Remove the files of an image or a video, of which `found` is the part of the report."""
     frames = found.get("frames")
     numbers = [None] if frames is None else range(frames)
     names = [*list_masks(found), *LOOSE]
@@ -100,18 +100,18 @@ def list_masks(found: Mapping[str, Any]) -> list[str]:
 
 
 def save_mp4(file: Path, images: Iterable[ImageArray], fps: float) -> None:
-    """ImageArrays of one size as a film in MPEG-4, or nothing where OpenCV came without it."""
+    """Images of one size as a video in MPEG-4, or nothing where OpenCV came without it."""
     images = iter(images)
     first = next(images)
     h, w = first.shape[:2]
     right, below = w % 2, h % 2  # codecs want even sides
     codec = cv2.VideoWriter.fourcc(*"mp4v")
-    film = cv2.VideoWriter(str(file), codec, fps, (w + right, h + below))
+    video = cv2.VideoWriter(str(file), codec, fps, (w + right, h + below))
     for image in chain([first], images):
         even = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
-        film.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
-    is_open = film.isOpened()
-    film.release()
+        video.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
+    is_open = video.isOpened()
+    video.release()
     if is_open and not (file.is_file() and cv2.VideoCapture(str(file)).read()[0]):
         # OpenCV says nothing; what else ends it is a codec that takes no such size
         free = shutil.disk_usage(file.parent).free / 2**20
@@ -121,7 +121,7 @@ def save_mp4(file: Path, images: Iterable[ImageArray], fps: float) -> None:
 
 
 def save_image(image: Image.Image, file: Path) -> None:
-    """Save a picture; what goes wrong on the disk names the file."""
+    """Save an image; what goes wrong on the disk names the file."""
     large = image.width * image.height > 2**22
     with naming(file):
         image.save(file, compress_level=1 if large else 6)  # 1: a third of the time

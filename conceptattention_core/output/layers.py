@@ -1,4 +1,4 @@
-"""Pictures in parts: cut-outs, a stack of named layers, and a file that image editors open."""
+"""Images in parts: cut-outs, a stack of named layers, and a file that image editors open."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ NEEDS_PSD_TOOLS = "Layered files need psd-tools, which is not installed: pip ins
 
 @dataclass(frozen=True)
 class Layer:
-    """One picture in a stack."""
+    """One image in a stack."""
 
     name: str
     rgba: Tensor  # h w 4, 0..1
@@ -28,15 +28,43 @@ class Layer:
 
 
 def cut_out(image: Tensor, mask: Tensor) -> Tensor:
-    """Pictures `b h w rgb` with their masks `b h w` as alpha: `b h w 4`."""
+    """Images `b h w rgb` with their masks `b h w` as alpha: `b h w 4`."""
     check_masks(image, mask)
     return torch.cat([image[..., :3], mask[..., None].to(image)], dim=-1)
+
+
+def crop_cut_out(image: Tensor, mask: Tensor, margin: int = 0) -> Tensor:
+    """Images with their masks as alpha, cropped to what all masks show together: `b y x 4`.
+
+    `margin` pixels are left around it. Where all masks are empty nothing is cropped.
+    """
+    rgba = cut_out(image, mask)
+    bounds = find_bounds(mask.amax(0), margin)
+    if bounds is None:
+        return rgba
+    left, top, right, bottom = bounds
+    return rgba[:, top:bottom, left:right]
+
+
+def stack_layers(image: Tensor, masks: Sequence[tuple[Tensor, str]]) -> list[Layer]:
+    """The first of the images `b h w rgb`, and above it a layer for each of its masks `b h w` with
+    a name; none for an empty mask.
+    """
+    image = image[:1, ..., :3]
+    layers = [Layer("picture", torch.cat([image[0], torch.ones_like(image[0, ..., :1])], -1))]
+    for mask, name in masks:
+        rgba = cut_out(image, mask[:1])[0]
+        bounds = find_bounds(mask[0])
+        if bounds is not None:
+            left, top, right, bottom = bounds
+            layers.append(Layer(name, rgba[top:bottom, left:right], left, top))
+    return layers
 
 
 def find_bounds(mask: Tensor, margin: int = 0) -> tuple[int, int, int, int] | None:
     """Left, top, right, bottom (the latter two outside) of what is above 0 in `h w`.
 
-    `margin` pixels are added on every side as far as the picture goes. None: the mask is empty.
+    `margin` pixels are added on every side as far as the image goes. None: the mask is empty.
     """
     rows, columns = (mask > 0).any(1).nonzero()[:, 0], (mask > 0).any(0).nonzero()[:, 0]
     if not len(rows):
@@ -51,7 +79,7 @@ def find_bounds(mask: Tensor, margin: int = 0) -> tuple[int, int, int, int] | No
 
 
 def check_masks(image: Tensor, mask: Tensor) -> None:
-    """An error unless there is a mask of the pictures' size for each of them."""
+    """An error unless there is a mask of the images' size for each of them."""
     if mask.shape != image.shape[:3]:
         b, h, w = image.shape[:3]
         raise ConceptAttentionError(

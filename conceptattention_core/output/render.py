@@ -119,7 +119,7 @@ def draw_blocks_by_steps(maps: ConceptMaps, name: str, b: int = 0, tile: int = 9
     `MOST_TILES` of either, evenly chosen ones are shown.
     """
     recording, spec = maps.recording.of_image(b), maps.spec
-    c = recording.concepts.find(name)
+    c = recording.concepts.index_of(name)
     steps, blocks = (_choose_evenly(len(x)) for x in (recording.steps, recording.blocks))
     scores = recording.scores
     read, order = SCALES[spec.scale], next(iter(ORDERS))  # of a single step and block all are alike

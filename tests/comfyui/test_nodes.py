@@ -18,10 +18,10 @@ from conceptattention.conceptattention_core.maps import ORDERS, SCALES, ConceptM
 from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec
 from conceptattention.conceptattention_core.thresholds import THRESHOLDS
 from conceptattention.nodes import NODES
+from conceptattention.nodes.inputs import mask_spec
 from conceptattention.nodes.masks import Masks, Pick
 from conceptattention.nodes.record import Maps, Record
 from conceptattention.nodes.view import VIEWS, Overlay
-from conceptattention.nodes.wires import mask_spec
 
 import nodes as stock
 

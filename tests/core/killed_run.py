@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from conceptattention_core.cli.segmenting import list_open, open_folder, segment
+from conceptattention_core.cli.segmenting import list_open, open_folder, segment_images
 from conceptattention_core.concepts import parse
-from conceptattention_core.images import list_pictures
+from conceptattention_core.images import list_images
 from conceptattention_core.maps import ConceptMaps
 from conceptattention_core.recording import Grid, Recording, RecordSpec
 
@@ -42,8 +42,8 @@ def run(pictures: Path, out: Path, fatal: int) -> int:
 
     sys.addaudithook(watch)
     open_folder(out, SETTINGS, overwrite=False)
-    for outcome in segment(
-        list_open(list_pictures([pictures]), out, SETTINGS), locate, out, SETTINGS
+    for outcome in segment_images(
+        list_open(list_images([pictures]), out, SETTINGS), locate, out, SETTINGS
     ):
         assert not outcome.error
     return count

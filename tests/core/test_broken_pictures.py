@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError, pictures
-from conceptattention.conceptattention_core.cli.segmenting import segment
-from conceptattention.conceptattention_core.files import show
+from conceptattention.conceptattention_core.cli.segmenting import segment_images
+from conceptattention.conceptattention_core.files import quote
 from conceptattention.conceptattention_core.images import (
-    PictureFile,
+    ImageFile,
     UnreadableKindError,
     is_out_of_memory,
-    list_pictures,
-    read_picture,
+    list_images,
+    read_image,
 )
 from conceptattention.conceptattention_core.recording import Grid
 from PIL import Image, ImageCms, features
@@ -64,7 +64,7 @@ def test_whatever_is_altered_in_a_file_it_is_read_or_named(kind, tmp_path):
             spoilt[chance.randrange(near)] = chance.choice((0, 1, 127, 255, chance.randrange(256)))
         file.write_bytes(bytes(spoilt))
         try:
-            seen = read_picture(file)
+            seen = read_image(file)
         except ConceptAttentionError as error:
             assert file.name in str(error) and "\n" not in str(error)
         except OSError as error:
@@ -97,8 +97,8 @@ def test_whatever_a_decoder_raises_is_an_outcome_and_the_rest_goes_on(tmp_path, 
         return open_picture(path, *rest)
 
     monkeypatch.setattr(Image, "open", fail)
-    found = list_pictures([tmp_path])
-    first, second = segment(found, Locator(), tmp_path / "out", SETTINGS)
+    found = list_images([tmp_path])
+    first, second = segment_images(found, Locator(), tmp_path / "out", SETTINGS)
     assert "a.png" in first.error and second.error == ""
 
 
@@ -111,7 +111,7 @@ def test_broken_exif_costs_no_picture(tmp_path, monkeypatch):
             raise error
 
         monkeypatch.setattr(Image.Image, "getexif", fail)
-        assert read_picture(file).shape == (4, 6, 3)
+        assert read_image(file).shape == (4, 6, 3)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
@@ -119,7 +119,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     (tmp_path / "b.png").mkdir()
     Image.new("RGB", (64, 48)).save(tmp_path / "c.png")
-    first, last = segment(list_pictures([tmp_path]), Locator(), tmp_path / "out", SETTINGS)
+    first, last = segment_images(list_images([tmp_path]), Locator(), tmp_path / "out", SETTINGS)
     assert first.error == f"{tmp_path / 'a.png'} is no regular file." and last.error == ""
 
 
@@ -131,10 +131,10 @@ def test_names_that_are_no_text_are_read_and_told(tmp_path):
     except OSError:
         pytest.skip("this disk takes no such names")
     Image.new("RGB", (64, 48)).save(os.fsdecode(folder + b"sky\xff.png"))
-    outcomes = list(segment(list_pictures([tmp_path]), Locator(), tmp_path / "out", SETTINGS))
+    outcomes = list(segment_images(list_images([tmp_path]), Locator(), tmp_path / "out", SETTINGS))
     errors = sorted(outcome.error for outcome in outcomes)
     assert errors[0] == "" and r"\xff\xfe.png is no picture" in errors[1]
-    assert r"sky\xff.png" in show(next(one.picture.path for one in outcomes if not one.error))
+    assert r"sky\xff.png" in quote(next(one.picture.path for one in outcomes if not one.error))
     for report in (tmp_path / "out").rglob("report.json"):
         report.read_text("utf-8")
 
@@ -148,7 +148,7 @@ def test_memory_that_a_picture_has_no_room_in_is_an_outcome(tmp_path):
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return Locator()(images)
 
-    large, small = segment(list_pictures([tmp_path]), locate, tmp_path / "out", SETTINGS)
+    large, small = segment_images(list_images([tmp_path]), locate, tmp_path / "out", SETTINGS)
     assert "large.png: 2000 x 1500 pixels are more than the memory" in large.error
     assert small.error == ""
 
@@ -162,7 +162,7 @@ def test_a_batch_too_large_for_the_memory_is_done_one_by_one(tmp_path):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return Locator()(images)
 
-    outcomes = list(segment(list_pictures([tmp_path]), locate, tmp_path / "out", SETTINGS, 3))
+    outcomes = list(segment_images(list_images([tmp_path]), locate, tmp_path / "out", SETTINGS, 3))
     assert [outcome.error for outcome in outcomes] == ["", "", ""]
 
 
@@ -179,7 +179,7 @@ def test_maps_that_are_not_finite_are_an_outcome(tmp_path):
         maps.maps[0, 0, 0, 0] = float("nan")
         return maps
 
-    (outcome,) = segment(list_pictures([tmp_path]), locate, tmp_path / "out", SETTINGS)
+    (outcome,) = segment_images(list_images([tmp_path]), locate, tmp_path / "out", SETTINGS)
     assert "a.png: The maps hold values that are not finite" in outcome.error
     assert not (tmp_path / "out" / "a").exists()
 
@@ -207,8 +207,8 @@ def test_colours_are_seen_through_their_profile(tmp_path, mode):
     image = Image.new("RGB", (8, 8), (255, 0, 0)).convert(mode)
     image.save(tmp_path / "plain.png")
     image.save(tmp_path / "tagged.png", icc_profile=profile_that_swaps_red_and_green())
-    assert read_picture(tmp_path / "plain.png")[0, 0].tolist() == [255, 0, 0]
-    red, green, _ = read_picture(tmp_path / "tagged.png")[0, 0].tolist()
+    assert read_image(tmp_path / "plain.png")[0, 0].tolist() == [255, 0, 0]
+    red, green, _ = read_image(tmp_path / "tagged.png")[0, 0].tolist()
     assert red < 30 and green > 220
 
 
@@ -217,7 +217,7 @@ def test_srgb_and_broken_profiles_change_no_bit(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for n, profile in enumerate((srgb, b"", b"no profile", srgb[:200])):
         Image.fromarray(noise).save(tmp_path / f"{n}.png", icc_profile=profile)
-        assert np.array_equal(read_picture(tmp_path / f"{n}.png"), noise)
+        assert np.array_equal(read_image(tmp_path / f"{n}.png"), noise)
 
 
 @pytest.mark.parametrize(("white", "bits"), [(2**32 - 1, 32), (2**16 - 1, 16), (255, 8)])
@@ -235,14 +235,14 @@ def test_grey_of_32_bits_is_as_bright_as_it_is_meant(tmp_path, white, bits):
     file.write_bytes(
         header + values.tobytes() + struct.pack("<H", 10) + tags + struct.pack("<I", 0)
     )
-    seen = read_picture(file)[0, :, 0].astype(int)
+    seen = read_image(file)[0, :, 0].astype(int)
     assert abs(seen - np.arange(256)).max() <= 1
 
 
 def test_the_reason_for_floating_point_is_said_once(tmp_path):
     Image.new("F", (6, 4), 0.5).save(tmp_path / "a.tif")
     with pytest.raises(ConceptAttentionError) as told:
-        read_picture(tmp_path / "a.tif")
+        read_image(tmp_path / "a.tif")
     assert str(told.value).count("a.tif") == 1
 
 
@@ -250,10 +250,10 @@ def test_heic_is_listed_with_the_package_that_reads_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     pictures._find_endings.cache_clear()
     (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    (picture,) = list_pictures([tmp_path])
+    (picture,) = list_images([tmp_path])
     with pytest.raises(UnreadableKindError, match=r"a\.HEIC was skipped: .* pillow-heif"):
-        read_picture(picture.path)
-    (outcome,) = segment([picture], Locator(), tmp_path / "out", SETTINGS)
+        read_image(picture.path)
+    (outcome,) = segment_images([picture], Locator(), tmp_path / "out", SETTINGS)
     assert outcome.skipped and "pillow-heif" in outcome.error
 
 
@@ -269,7 +269,7 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path, monkeypatch):
     Image.new("RGB", (6, 4), "red").save(data, "PNG")
     (tmp_path / "a.heic").write_bytes(data.getvalue())
     try:
-        assert read_picture(PictureFile(tmp_path / "a.heic", "a").path)[0, 0].tolist() == [
+        assert read_image(ImageFile(tmp_path / "a.heic", "a").path)[0, 0].tolist() == [
             255,
             0,
             0,

@@ -122,14 +122,14 @@ def test_a_background_of_the_users_own_is_shown_and_not_added_again(text):
 
 def test_a_concept_is_found_by_its_name_whatever_the_case_hidden_or_not():
     concepts = parse("Sun, red hot sky, café", background=True)
-    assert [concepts.find(n) for n in (" sun", "RED hot sky", "CAFE\u0301", "background")] == [
+    assert [concepts.index_of(n) for n in (" sun", "RED hot sky", "CAFE\u0301", "background")] == [
         0,
         1,
         2,
         3,
     ]
     with pytest.raises(ConceptAttentionError, match="named 'moon'. Recorded: Sun, red hot sky"):
-        concepts.find(" moon")
+        concepts.index_of(" moon")
 
 
 def test_a_set_of_hidden_concepts_only_is_no_set():

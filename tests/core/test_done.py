@@ -6,8 +6,12 @@ import os
 import numpy as np
 import pytest
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.cli.segmenting import list_open, open_folder, segment
-from conceptattention.conceptattention_core.images import list_pictures
+from conceptattention.conceptattention_core.cli.segmenting import (
+    list_open,
+    open_folder,
+    segment_images,
+)
+from conceptattention.conceptattention_core.images import list_images
 from PIL import Image
 
 from .test_segmenting import SETTINGS, Locator, contents, run
@@ -29,7 +33,7 @@ def paint(file, grey):
 
 
 def open_names(paths, out):
-    return [picture.name for picture in list_open(list_pictures(paths), out, SETTINGS)]
+    return [picture.name for picture in list_open(list_images(paths), out, SETTINGS)]
 
 
 def test_a_changed_picture_is_done_again_and_a_renamed_folder_is_not(pictures, tmp_path):
@@ -116,7 +120,7 @@ def test_results_of_an_earlier_version_count_while_they_are_whole(pictures, tmp_
 
 def test_results_inside_the_pictures_folder_never_become_pictures(pictures, tmp_path):
     def see(out):
-        pictures_found = list_pictures([pictures], without=out)
+        pictures_found = list_images([pictures], without=out)
         return [picture.name for picture in pictures_found]
 
     out = pictures / "results"
@@ -132,10 +136,10 @@ def test_results_inside_the_pictures_folder_never_become_pictures(pictures, tmp_
 def test_results_beside_their_pictures_never_become_pictures(pictures, tmp_path):
     open_folder(pictures, SETTINGS, overwrite=True)
     for _ in range(2):
-        todo = list_open(list_pictures([pictures], without=pictures), pictures, SETTINGS)
-        assert not any(one.error for one in segment(todo, Locator(), pictures, SETTINGS))
+        todo = list_open(list_images([pictures], without=pictures), pictures, SETTINGS)
+        assert not any(one.error for one in segment_images(todo, Locator(), pictures, SETTINGS))
     assert todo == []
-    assert [one.name for one in list_pictures([pictures], without=pictures)] == ["0", "1"]
+    assert [one.name for one in list_images([pictures], without=pictures)] == ["0", "1"]
 
 
 @pytest.mark.parametrize("kind", ["pictures", "videos"])
@@ -146,7 +150,7 @@ def test_of_what_was_painted_only_the_pictures_are_pictures(tmp_path, kind):
         paint(tmp_path / file, 9)
     told = {kind: [{"folder": "."}, {"folder": "3"}]}
     (tmp_path / "report.json").write_text(json.dumps(told))
-    found = {picture.name for picture in list_pictures([tmp_path])}
+    found = {picture.name for picture in list_images([tmp_path])}
     assert found == {"image", "3/image", "own/labels"}
     (tmp_path / "report.json").write_text('{"pictures": [3, {}], "videos": 1}')
-    assert len(list_pictures([tmp_path])) == 8, "a report of somebody else"
+    assert len(list_images([tmp_path])) == 8, "a report of somebody else"

@@ -89,7 +89,7 @@ def test_noise_of_the_usual_size_stays_below_two_megabytes():
 
 @given(room=st.integers(0, 3000), steps=st.integers(1, 60), blocks=st.integers(1, 60))
 def test_groups_fill_the_room_and_no_more(room, steps, blocks):
-    at_steps, at_blocks = explorer.divide(room, steps, blocks)
+    at_steps, at_blocks = explorer.count_groups(room, steps, blocks)
     assert 1 <= at_steps <= steps and 1 <= at_blocks <= blocks
     assert at_steps * at_blocks <= max(1, room)
     if room >= steps * blocks:
@@ -236,7 +236,7 @@ def test_each_picture_of_a_batch_has_its_own_maps():
 
 @pytest.mark.parametrize("b", [-1, 2])
 def test_a_picture_that_was_not_recorded_is_refused(b):
-    with pytest.raises(ConceptAttentionError, match=f"no picture {b} in the recording; it has 2"):
+    with pytest.raises(ConceptAttentionError, match=f"no image {b} in the recording; it has 2"):
         page(PICTURE, recording(random(2, 1, 1, 3, 7, 4)), b)
 
 

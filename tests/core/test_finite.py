@@ -80,7 +80,7 @@ def test_no_mask_is_drawn_from_pixels_that_are_not_finite(value):
 def test_a_picture_that_is_not_finite_has_no_edges(value):
     maps, image = soft_maps(1), torch.rand(1, 104, 56, 3)
     image[0, 5, 6, 1] = value
-    with pytest.raises(ConceptAttentionError, match=r"picture holds values that are not finite"):
+    with pytest.raises(ConceptAttentionError, match=r"image holds values that are not finite"):
         draw(maps, image=image)
     draw(maps, image=image, edges=False)  # its size alone counts
 

@@ -9,7 +9,7 @@ from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.masks import (
     MaskSpec,
     sharpen,
-    split,
+    split_masks,
     union,
     upsample,
 )
@@ -400,10 +400,10 @@ def test_parts_come_by_size_and_together_are_the_mask():
     masks[0, 2:5, 2:5] = 1
     masks[0, 10:18, 10:18] = 1
     masks[1, 0:2, 0:2] = 1
-    parts = split(masks)
+    parts = split_masks(masks)
     assert parts.shape == (2, 2, 20, 30)
     assert [parts[n, 0].sum().item() for n in (0, 1)] == [64, 9]
     assert [parts[n, 1].sum().item() for n in (0, 1)] == [4, 0]
     assert torch.equal(parts.sum(0), masks)
-    assert split(masks, least=0.05).sum((2, 3)).tolist() == [[64, 0]]
-    assert torch.equal(split(torch.zeros(1, 4, 4)), torch.zeros(1, 1, 4, 4))
+    assert split_masks(masks, least=0.05).sum((2, 3)).tolist() == [[64, 0]]
+    assert torch.equal(split_masks(torch.zeros(1, 4, 4)), torch.zeros(1, 1, 4, 4))

@@ -2,7 +2,7 @@
 
 import pytest
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.concepts import ConceptSet, parse, split
+from conceptattention.conceptattention_core.concepts import ConceptSet, parse, split_names
 from conceptattention.conceptattention_core.texts import clean_text
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -158,7 +158,7 @@ def test_any_text_gives_clean_concepts_that_are_found_or_one_sentence(text):
         return
     assert isinstance(found, ConceptSet)
     for i, concept in enumerate(found.concepts):
-        assert found.find(concept.name) == i
+        assert found.index_of(concept.name) == i
         for said in (concept.name, concept.words):
             assert said == clean_text(said).strip() != ""
             assert "\n" not in said
@@ -169,5 +169,5 @@ def test_any_text_gives_clean_concepts_that_are_found_or_one_sentence(text):
 @given(LISTS)
 def test_names_are_picked_as_they_were_given(words):
     for separator in (", ", " | ", ";", " . "):
-        assert split(separator.join(words)) == words
-        assert split(f"({words[0]}:1.2){separator}" + separator.join(words[1:])) == words
+        assert split_names(separator.join(words)) == words
+        assert split_names(f"({words[0]}:1.2){separator}" + separator.join(words[1:])) == words

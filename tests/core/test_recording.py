@@ -212,7 +212,7 @@ def test_one_picture_of_a_video_comes_with_the_frame_next_to_it():
         alone = recording.of_image(picture)
         assert torch.equal(alone.scores[0], recording.scores[frame])
         assert (alone.pictures, alone.grid.patches) == (1, Y * X)
-    with pytest.raises(ConceptAttentionError, match="no picture 18 .* it has 18, from 0"):
+    with pytest.raises(ConceptAttentionError, match="no image 18 .* it has 18, from 0"):
         recording.of_image(18)
 
 

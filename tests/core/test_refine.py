@@ -62,7 +62,7 @@ def test_a_soft_island_goes_with_its_surroundings():
 
 @given(MASKS)
 def test_parts_are_disjoint_and_together_the_mask(mask):
-    parts = refine.split(mask)
+    parts = refine.split_parts(mask)
     assert np.array_equal(sum(parts, np.zeros_like(mask)), mask)
     areas = [part.sum() for part in parts]
     assert areas == sorted(areas, reverse=True)

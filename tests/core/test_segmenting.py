@@ -10,8 +10,12 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.cli import segmenting
-from conceptattention.conceptattention_core.cli.segmenting import list_open, open_folder, segment
-from conceptattention.conceptattention_core.images import list_pictures
+from conceptattention.conceptattention_core.cli.segmenting import (
+    list_open,
+    open_folder,
+    segment_images,
+)
+from conceptattention.conceptattention_core.images import list_images
 from conceptattention.conceptattention_core.recording import Grid
 from PIL import Image
 
@@ -49,8 +53,8 @@ def folder(tmp_path):
 
 def run(folder, out, locate=None, batch=1, settings=SETTINGS, overwrite=False):
     open_folder(out, settings, overwrite)
-    todo = list_open(list_pictures([folder]), out, settings)
-    return list(segment(todo, locate or Locator(), out, settings, batch))
+    todo = list_open(list_images([folder]), out, settings)
+    return list(segment_images(todo, locate or Locator(), out, settings, batch))
 
 
 def contents(out):

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from conceptattention.conceptattention_core import files
 from conceptattention.conceptattention_core.cli import segmenting
-from conceptattention.conceptattention_core.cli.segmenting import list_open, open_folder, segment
+from conceptattention.conceptattention_core.cli.segmenting import (
+    list_open,
+    open_folder,
+    segment_images,
+)
 from conceptattention.conceptattention_core.files import claim, sweep_claims
-from conceptattention.conceptattention_core.images import list_pictures
+from conceptattention.conceptattention_core.images import list_images
 from PIL import Image
 
 from .test_segmenting import SETTINGS, Locator, contents, run
@@ -57,15 +61,15 @@ def test_two_processes_share_the_work_and_leave_the_files_of_one(pictures, tmp_p
 def test_what_another_process_has_claimed_is_waited_for_and_not_done_again(pictures, tmp_path):
     out = tmp_path / "out"
     open_folder(out, SETTINGS, overwrite=False)
-    todo = list_open(list_pictures([pictures]), out, SETTINGS)
+    todo = list_open(list_images([pictures]), out, SETTINGS)
     theirs = claim(out, todo[0].name)
     assert theirs and claim(out, todo[0].name) is None
     locate = Locator()
-    going = segment(todo, locate, out, SETTINGS)
+    going = segment_images(todo, locate, out, SETTINGS)
     first = [next(going).picture.name for _ in range(7)]
     assert todo[0].name not in first
     other = Locator()
-    monkey = segmenting.write  # the other process finishes its picture
+    monkey = segmenting.write_image_files  # the other process finishes its picture
     image = np.zeros((48, 64, 3), np.uint8)
     monkey(out, todo[0], image, other([image]), 0, SETTINGS)
     theirs.release()
@@ -148,19 +152,21 @@ def test_results_of_other_pictures_in_a_folder_of_its_name_stay(tmp_path):
     alone = pictures / "trip.png"
     Image.fromarray(np.full((48, 64, 3), 200, np.uint8)).save(alone)
     assert not any(
-        outcome.error for outcome in segment(list_pictures([alone]), Locator(), out, SETTINGS)
+        outcome.error for outcome in segment_images(list_images([alone]), Locator(), out, SETTINGS)
     )
     after = contents(out)
     assert before.items() <= after.items() and "trip/report.json" in after
-    assert list_open(list_pictures([alone]), out, SETTINGS) == []
-    assert list_open(list_pictures([pictures / "trip"]), out / "trip", SETTINGS) == []
+    assert list_open(list_images([alone]), out, SETTINGS) == []
+    assert list_open(list_images([pictures / "trip"]), out / "trip", SETTINGS) == []
     # other settings: its own files are replaced, theirs stay
     other = {**SETTINGS, "masks": {"soft": False}}
     (out / "trip" / "masks" / "mine.txt").write_text("mine")
-    assert [one.error for one in segment(list_pictures([alone]), Locator(), out, other)] == [""]
+    assert [one.error for one in segment_images(list_images([alone]), Locator(), out, other)] == [
+        ""
+    ]
     assert before.items() <= contents(out).items()
     assert (out / "trip" / "masks" / "mine.txt").read_text() == "mine"
-    assert list_open(list_pictures([alone]), out, other) == []
+    assert list_open(list_images([alone]), out, other) == []
 
 
 def test_two_real_commands_share_a_folder(pictures, tmp_path):

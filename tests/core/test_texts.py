@@ -22,7 +22,7 @@ from conceptattention.conceptattention_core.concepts import (
     ConceptSet,
     key_of,
     parse,
-    split,
+    split_names,
 )
 from conceptattention.conceptattention_core.locating import LocateSpec, parse_noise
 from conceptattention.conceptattention_core.maps import (
@@ -44,7 +44,7 @@ from conceptattention.conceptattention_core.prompt_syntax import read_entries
 from conceptattention.conceptattention_core.ranges import check_range, select
 from conceptattention.conceptattention_core.recording import RecordSpec, board
 from conceptattention.conceptattention_core.texts import clean_text, escape_text, name_files
-from conceptattention.conceptattention_core.thresholds import Heat, level
+from conceptattention.conceptattention_core.thresholds import Heat, find_level
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -187,12 +187,12 @@ class NarrowerError(ConceptAttentionError):
 DOORS = {
     "attention.Method": lambda text: (Method(attend=text), Method(space=text)),
     "concepts.parse": parse,
-    "concepts.split": split,
+    "concepts.split_names": split_names,
     "concepts.key_of": lambda text: key_of(text).encode("utf-8"),
     "concepts.Concept": lambda text: board(
         RecordSpec(ConceptSet((Concept(text, text),))), [torch.zeros(0, 3)]
     ),
-    "concepts.ConceptSet.find": MAPS.concepts.find,
+    "concepts.ConceptSet.index_of": MAPS.concepts.index_of,
     "output.explorer.make_page": lambda text: make_page(PICTURE, SMALL_MAPS, 0, title=text).encode(
         "utf-8"
     ),
@@ -221,7 +221,7 @@ DOORS = {
     "texts.clean_text": lambda text: clean_text(text).encode("utf-8"),
     "texts.escape_text": lambda text: escape_text(text).encode("utf-8"),
     "texts.name_files": lambda text: [name.encode("utf-8") for name in name_files([text, text])],
-    "thresholds.level": lambda text: level(Heat.alone(torch.rand(3, 3)), text, 0.5),
+    "thresholds.find_level": lambda text: find_level(Heat.alone(torch.rand(3, 3)), text, 0.5),
 }
 PROGRAMS_OWN = {"maps.Presence", "recording.Recorder", "recording.Recording"}
 """Whose text is copied from elsewhere in the program."""

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.thresholds import THRESHOLDS, Heat
-from conceptattention.conceptattention_core.thresholds import level as level_of
+from conceptattention.conceptattention_core.thresholds import THRESHOLDS, Heat, find_level
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,7 +19,7 @@ ALONE = [name for name in THRESHOLDS if name != "competition"]
 
 
 def level(heat: Tensor, name: str, amount: float) -> Tensor:
-    return level_of(Heat.alone(heat), name, amount)
+    return find_level(Heat.alone(heat), name, amount)
 
 
 def distinct(y: int, x: int, seed: int) -> Tensor:
@@ -143,4 +142,4 @@ def test_hysteresis_follows_a_weak_arm_but_not_a_weak_island():
 
 def test_in_a_competition_the_level_is_the_rival():
     heat = Heat(random(3, 5), random(6, 10, seed=1), rival=lambda: random(6, 10, seed=2))
-    assert torch.equal(level_of(heat, "competition", 0.5), random(6, 10, seed=2))
+    assert torch.equal(find_level(heat, "competition", 0.5), random(6, 10, seed=2))

@@ -26,7 +26,7 @@ class Live:
 
     def check(self, concepts: ConceptSet) -> "Live":
         """Itself, or an error for a name that is no concept."""
-        concepts.find(self.name)
+        concepts.index_of(self.name)
         return self
 
     def begin(self) -> "View":
