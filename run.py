@@ -1,7 +1,7 @@
 """Try ConceptAttention without installing anything by hand.
 
     python run.py demo      paint a picture with the small model in demo/, show where its words are
-    python run.py check     look for faults without running anything: ruff and pyright
+    python run.py check     look for faults without running anything: ruff, pyright, mkdocs
     python run.py test      run every test, also inside each ComfyUI found on this machine
 
 The first start fills an environment of its own, .venv beside this file; later starts reuse it.
@@ -50,7 +50,7 @@ DEMO = {
 
 TEST_TOOLS = ["pytest", "pytest-xdist", "hypothesis"]
 MOST_LANES = 4  # each starts a ComfyUI of its own, and a browser
-EXTRAS = {"demo": "", "check": "[dev]", "test": "[test,cluster]"}
+EXTRAS = {"demo": "", "check": "[dev,docs]", "test": "[test,cluster]"}
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 
 
@@ -91,10 +91,11 @@ def check(arguments: list[str]) -> int:
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["pyright", "--pythonpath", python],
+        ["mkdocs", "build", "--strict", "--quiet", "--site-dir", str(VENV / "site")],
     ]
     failed = False
     for tool in tools:
-        say(f"\n{tool[0]} {tool[1] if tool[0] == 'ruff' else ''}".rstrip())
+        say(f"\n{tool[0]} {tool[1].replace('--pythonpath', '')}".rstrip())
         failed |= subprocess.call([python, "-m", *tool], cwd=ROOT) != 0
     return int(failed)
 
