@@ -1,6 +1,6 @@
 """Try ConceptAttention without installing anything by hand.
 
-    python run.py demo      generate an image with the small model in demo/ and find its words
+    python run.py demo      paint a picture with the small model in demo/, show where its words are
     python run.py check     look for faults without running anything: ruff and pyright
     python run.py test      run every test, also inside each ComfyUI found on this machine
 
