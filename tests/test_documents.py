@@ -178,7 +178,7 @@ def test_the_reference_names_what_there_is(site):
 
 
 def test_links_of_the_site_leave_docs_for_copies(site):
-    found = site.outside("[a](house.md) [b](../run.py) [c](https://x.org) [d](#e)", ROOT / "docs")
+    found = site.outside("[a](laws.md) [b](../run.py) [c](https://x.org) [d](#e)", ROOT / "docs")
     assert found == {"../run.py": ROOT / "run.py"}
 
 

@@ -294,7 +294,7 @@ def brand() -> None:
     pen = ImageDraw.Draw(banner)
     pen.text((550, 170), "ConceptAttention", INK, find_font("C", 76))
     pen.text((552, 280), "Words in, one mask each,", INK, find_font("C", 40))
-    pen.text((552, 332), "from the run that paints the picture.", INK, find_font("C", 40))
+    pen.text((552, 332), "from the run that generates the image.", INK, find_font("C", 40))
     banner.save(IMAGES / "banner.png", optimize=True)
 
 
