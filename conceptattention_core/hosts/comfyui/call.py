@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...attention import ImageVectors
 from ...forward import ConceptForward, RecordPlan, StopForward
 from ...text_side import ConceptStream
-from .families.base import BlockCall, Family, Layout, ModelCall
+from .families.base import BlockCall, Family, Layout, ModelCall, Once
 from .guard import Guard, own_copy
 from .windows import VisiblePart
 
@@ -62,10 +62,11 @@ class CallForward(ConceptForward):
         chunks: list[int],
         call: HostCall,
         pictures: int,
+        once: Once,
     ):
         super().__init__(plan)
         self.family, self.guard, self.network, self.part = family, guard, network, part
-        self.chunks, self.call = chunks, call
+        self.chunks, self.call, self.once = chunks, call, once
         self.batch, self.size = len(call.given["x"]), pictures
         self.stream: ConceptStream | None = None
 
@@ -129,7 +130,8 @@ class CallForward(ConceptForward):
         text, pooled, length = (
             self.positive(given.get(name)) for name in ("c_crossattn", "y", "num_tokens")
         )
-        return ModelCall(self.positive(self.call.timesteps), text, pooled, length, self._call_again)
+        timesteps = self.positive(self.call.timesteps)
+        return ModelCall(timesteps, text, pooled, length, self._call_again, self.once)
 
     def _call_again(self, text: Tensor, blocks: Mapping[tuple[str, int], Callable]) -> None:
         given = self._given()

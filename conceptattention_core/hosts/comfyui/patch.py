@@ -10,6 +10,7 @@ read.
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -176,8 +177,13 @@ def _record_call(
     # what ComfyUI tells the network of the noise level
     timesteps = executor.class_obj.model_sampling.timestep(given["t"]).float()
     call = HostCall(executor.original, given, dict(options), timesteps)
+    # weights that change during a run (hooks of ComfyUI) make other captions in each call
+    patcher = getattr(executor.class_obj, "current_patcher", None)
+    changes = bool(getattr(patcher, "current_hooks", None))
+    once = (lambda key, make: make()) if changes else partial(run.once, network)
+    pictures = run.latent_shape[0]
     forward = CallForward(
-        run.family, run.plan, run.guard, network, part, chunks, call, run.latent_shape[0]
+        run.family, run.plan, run.guard, network, part, chunks, call, pictures, once
     )
     hooks.enter_context(_uncompiled())
     if run.family.hooked:

@@ -1,6 +1,7 @@
 """One sampling run of a recorded model: made when it starts, gone when it ends."""
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
 from typing import Any
@@ -14,7 +15,7 @@ from ...recording import Recorder, Recording
 from .call import POSITIVE, CallForward
 from .families.base import Family
 from .foreign import ALTERED, find_pack
-from .guard import Guard
+from .guard import Guard, own_copy
 from .store import NotRecorded
 from .windows import VisiblePart, WindowedStep, visible_part
 
@@ -56,6 +57,7 @@ class Run:
         self.recorder = Recorder(plan.spec, self.grid, plan.blocks, steps, plan.model)
         self.depth = len(family.blocks(network))
         self.windowed: WindowedStep | None = None
+        self._made: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # see `once`
         self.saw_whole = self.saw_part = False
         self.calls = self.missed = 0  # calls with the whole latent, and those that missed blocks
         self.pack: str | None = None  # whose code was seen in the place of ComfyUI's
@@ -92,6 +94,15 @@ class Run:
         if self.pack is None:
             with suppress(AttributeError):
                 self.pack = find_pack(network, self.family.blocks(network))
+
+    def once(self, network: nn.Module, key: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives, made anew only for another `key`; for one network after another."""
+        kept = self._made.get(network)
+        if kept is not None and torch.equal(kept[0], key):
+            return kept[1]
+        made = make()
+        self._made[network] = own_copy((key, made))
+        return made
 
     def add(self, forward: CallForward, sigma: Tensor) -> None:
         """Keep a call in which the concepts got through every block."""

@@ -23,14 +23,17 @@ SideOf = Callable[[int, Tensor, Rotary], JointBlock]
 def omnigen_stream(
     model: Any, tokens: ConceptTokens, block: BlockCall, call: ModelCall, side_of: SideOf
 ) -> ConceptStream:
-    """Embed concepts and refine each by itself."""
+    """Embed concepts and refine each by itself, which does not depend on the noise level."""
     sequence = Rotary.of_tokens_first(block.rotary)
     own = sequence.first.at(tokens.positions(call.text_tokens))
-    rows = tokens.rows[None].to(block.stream)
-    embedded = model.time_caption_embed.caption_embedder(rows)
-    refined = refine(embedded, tokens, own, model.context_refiner)
+
+    def make() -> Tensor:
+        rows = tokens.rows[None].to(block.stream)
+        embedded = model.time_caption_embed.caption_embedder(rows)
+        return refine(embedded, tokens, own, model.context_refiner)
+
     return ConceptStream(
-        concepts=refined.expand(len(block.stream), -1, -1),
+        concepts=call.once(own.matrices, make).expand(len(block.stream), -1, -1),
         text_side=lambda index, vec: side_of(index, vec, own),
         rotary=sequence,
     )

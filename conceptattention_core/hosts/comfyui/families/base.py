@@ -107,7 +107,7 @@ class CallAgain(Protocol):
 
 
 class Once(Protocol):
-    """Makes what is the same in every call of a run."""
+    """Makes what does not depend on the noise level: once for all calls of a run."""
 
     def __call__(self, key: Tensor, make: Callable[[], Tensor]) -> Tensor:
         """What `make` gave when it was last called with an equal `key`, or what it gives now."""
@@ -127,7 +127,9 @@ class ModelCall:
     text_length: int | None = None
     """How many tokens the prompt has without padding (`num_tokens`)."""
     again: CallAgain | None = None
+    """Calls the model with another text; for the generic path."""
     once: Once = lambda key, make: make()
+    """Keeps what is the same in every call of the run."""
 
     @property
     def text_tokens(self) -> int:

@@ -1,10 +1,10 @@
 """Krea 2: text and image are one sequence, with weights in common and a gate on what is attended.
 
 A concept is read by the language model inside the template of a prompt, from which its own tokens
-are taken, in several layers. These are fused to one text, in which all tokens meet; so every
-concept is fused by itself, as a text of its own. Text stands at the origin and there is no pooled
-vector. Outputs are compared before the gate, which the token that attends determines, not what it
-attends to.
+are taken, in several layers. These are fused to one text, in which all tokens meet, whatever the
+noise level; so every concept is fused by itself, as a text of its own, once in a run. Text stands
+at the origin and there is no pooled vector. Outputs are compared before the gate, which the token
+that attends determines, not what it attends to.
 
 ComfyUI: `comfy.ldm.krea2.model.SingleStreamBlock`, since 0.26.
 """
@@ -49,8 +49,12 @@ class Krea2(Family):
     ) -> ConceptStream:
         img = block.stream
         rows = rearrange(tokens.rows.to(img), "t (layer d) -> 1 t layer d", layer=model.txtlayers)
-        fused = [model.txtfusion(own) for own in rows.split(tokens.counts, dim=1)]
-        concepts = model.txtmlp(torch.cat(fused, dim=1)).expand(len(img), -1, -1)
+
+        def make() -> Tensor:
+            fused = [model.txtfusion(own) for own in rows.split(tokens.counts, dim=1)]
+            return model.txtmlp(torch.cat(fused, dim=1))
+
+        concepts = call.once(rows, make).expand(len(img), -1, -1)
         return ConceptStream(
             concepts=concepts,
             # with reference images a second half may follow, for the noise level 0 they have

@@ -2,8 +2,8 @@
 
 A concept is read by the language model inside the template of a prompt, if there is one, from
 which its own tokens are taken; it stands at the places that they have there. Captions are refined
-before they meet the image; so every concept is refined by itself, as a caption of its own. The
-pooled vector that NewBie has is zeros.
+before they meet the image, whatever the noise level; so every concept is refined by itself, as a
+caption of its own, once in a run. The pooled vector that NewBie has is zeros.
 
 ComfyUI: `comfy.ldm.lumina.model.NextDiT`, its block `JointTransformerBlock`.
 """
@@ -59,9 +59,12 @@ class Lumina2(Family):
         # with reference images, the image and its caption come after theirs
         caption = block.zero_index[1][0] if block.zero_index else 0
         own = sequence.first.at(slice(caption, None)).at(tokens.positions(call.text_tokens))
-        embedded = model.cap_embedder(tokens.rows[None].to(img))
-        refined = refine(embedded, tokens, own, model.context_refiner)
-        concepts = refined.expand(len(img), -1, -1)
+
+        def make() -> Tensor:
+            embedded = model.cap_embedder(tokens.rows[None].to(img))
+            return refine(embedded, tokens, own, model.context_refiner)
+
+        concepts = call.once(own.matrices, make).expand(len(img), -1, -1)
         noise_level = None
         if getattr(model, "clip_text_pooled_proj", None) is not None:
             time = (1 - call.timesteps) * model.time_scale
