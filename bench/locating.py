@@ -20,7 +20,7 @@ from diffusers import FluxTransformer2DModel
 from conceptattention_core.attention import token_mean
 from conceptattention_core.concepts import parse
 from conceptattention_core.forward import StopForward
-from conceptattention_core.hosts.diffusers.flux import Flux
+from conceptattention_core.hosts.diffusers.families.flux import Flux
 from conceptattention_core.hosts.diffusers.patch import Ears, Forward, Tour, hang_on_blocks
 from conceptattention_core.recording import Grid, RecordSpec
 

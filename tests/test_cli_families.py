@@ -14,7 +14,7 @@ pytest.importorskip("diffusers")
 
 from conceptattention.conceptattention_core.cli import main
 from conceptattention.conceptattention_core.hosts.diffusers.families import find
-from conceptattention.conceptattention_core.hosts.diffusers.family import VideoFamily
+from conceptattention.conceptattention_core.hosts.diffusers.families.base import VideoFamily
 from diffusers import CogVideoXImageToVideoPipeline, DiffusionPipeline
 
 from .hosts.diffusers.tiny import TINY

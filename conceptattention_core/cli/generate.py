@@ -39,7 +39,7 @@ from . import models, options
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..hosts.diffusers.family import Family
+    from ..hosts.diffusers.families.base import Family
 
 REPORT = "report.json"
 
@@ -256,7 +256,7 @@ def _generate(
 
 def read_sampling(pipe: Any, family: "Family") -> Sampling:
     """What a model is sampled with: what its pipeline says."""
-    from ..hosts.diffusers.family import VideoFamily
+    from ..hosts.diffusers.families.base import VideoFamily
 
     if family.name == "Flux.1":  # one pipeline for two models
         return DEV if pipe.transformer.config.guidance_embeds else SCHNELL
@@ -280,7 +280,7 @@ def read_sampling(pipe: Any, family: "Family") -> Sampling:
 
 def check_frames(pipe: Any, family: "Family", asked: argparse.Namespace) -> None:
     """Refuse numbers of frames that a model does not make."""
-    from ..hosts.diffusers.family import VideoFamily
+    from ..hosts.diffusers.families.base import VideoFamily
 
     if isinstance(family, VideoFamily):
         few = family.stride

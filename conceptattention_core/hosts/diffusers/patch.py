@@ -26,7 +26,7 @@ from ...locating import Enough
 from ...ranges import select
 from ...recording import Grid, Recording, RecordSpec, board
 from .families import find
-from .family import Ride
+from .families.base import Ride
 from .obstacles import describe, hint, refuse_compiled, refuse_demands
 from .prompts import Prompts, hear_method, narrow
 from .run import Run, Tour

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...recording import Recorder, RecordSpec
-from .family import Family
+from .families.base import Family
 from .prompts import Passes, Prompts
 
 UNTOLD_STEPS = 100

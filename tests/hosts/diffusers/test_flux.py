@@ -6,7 +6,7 @@ import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.hosts.diffusers import patch
-from conceptattention.conceptattention_core.hosts.diffusers.flux import Flux
+from conceptattention.conceptattention_core.hosts.diffusers.families.flux import Flux
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.recording import Grid
 from diffusers import FluxImg2ImgPipeline, FluxPipeline, FluxTransformer2DModel

@@ -11,7 +11,7 @@ from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Ima
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.diffusers import patch
 from conceptattention.conceptattention_core.hosts.diffusers.families import FAMILIES, find
-from conceptattention.conceptattention_core.hosts.diffusers.family import see, see_still
+from conceptattention.conceptattention_core.hosts.diffusers.families.base import see, see_still
 from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.locating import LocateSpec, draw_looks

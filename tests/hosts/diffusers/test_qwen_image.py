@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.hosts.diffusers.families.qwen_image import QwenImage
+from conceptattention.conceptattention_core.hosts.diffusers.families.reading import own_span
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
-from conceptattention.conceptattention_core.hosts.diffusers.qwen_image import QwenImage
-from conceptattention.conceptattention_core.hosts.diffusers.reading import own_span
 from conceptattention.conceptattention_core.recording import Grid
 
 from .test_laws import SPEC

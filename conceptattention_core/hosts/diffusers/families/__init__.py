@@ -7,13 +7,13 @@ import inspect
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from ... import ConceptAttentionError
+from .... import ConceptAttentionError
+from ..obstacles import refuse_wrapped
+from .base import Family
 from .cogvideox import CogVideoX
-from .family import Family
 from .flux import Flux
 from .flux2 import Flux2
 from .hunyuan_video import HunyuanVideo
-from .obstacles import refuse_wrapped
 from .qwen_image import QwenImage
 from .sd3 import SD3
 

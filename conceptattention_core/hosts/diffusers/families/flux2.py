@@ -14,10 +14,10 @@ from diffusers.models.embeddings import apply_rotary_emb
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...attention import ImageVectors
-from ...classes import is_a
-from ...recording import Grid
-from .family import Family, Ride, see
+from ....attention import ImageVectors
+from ....classes import is_a
+from ....recording import Grid
+from .base import Family, Ride, see
 from .joint_attention import guarded, image_vectors, text_heads
 from .reading import places_of, read_template
 

@@ -9,9 +9,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...attention import ImageVectors, JointBlock
-from ...locating import blend
-from ...recording import Grid
+from ....attention import ImageVectors, JointBlock
+from ....locating import blend
+from ....recording import Grid
 
 
 @dataclass(frozen=True)

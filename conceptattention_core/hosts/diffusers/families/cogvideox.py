@@ -17,11 +17,11 @@ from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 from einops import repeat
 from torch import Tensor, nn
 
-from ... import ConceptAttentionError
-from ...attention import ImageVectors
-from ...locating import blend_at_unit_variance, noise_ratio
-from ...recording import Grid, Time
-from .family import Ride, VideoFamily, see_still, vae_scale
+from .... import ConceptAttentionError
+from ....attention import ImageVectors
+from ....locating import blend_at_unit_variance, noise_ratio
+from ....recording import Grid, Time
+from .base import Ride, VideoFamily, see_still, vae_scale
 from .joint_attention import image_vectors, normed, nowhere, split
 from .reading import own_rows
 

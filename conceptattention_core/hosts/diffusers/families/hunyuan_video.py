@@ -17,9 +17,9 @@ from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideo
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import HunyuanVideoPipeline
 from torch import Tensor, nn
 
-from ...attention import ImageVectors
-from ...recording import Grid, Time
-from .family import Ride, VideoFamily, see_still, vae_scale
+from ....attention import ImageVectors
+from ....recording import Grid, Time
+from .base import Ride, VideoFamily, see_still, vae_scale
 from .joint_attention import TextSide, image_vectors
 from .reading import read_template, with_column
 

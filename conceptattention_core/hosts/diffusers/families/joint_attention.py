@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...attention import ImageVectors
+from ....attention import ImageVectors
 
 Place = Callable[[Tensor], Tensor]  # b head n d, put at its positions
 

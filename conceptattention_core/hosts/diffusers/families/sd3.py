@@ -16,10 +16,10 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import (
 )
 from torch import Tensor, nn
 
-from ... import ConceptAttentionError
-from ...attention import ImageVectors
-from ...recording import Grid
-from .family import Family, Ride, see, vae_scale
+from .... import ConceptAttentionError
+from ....attention import ImageVectors
+from ....recording import Grid
+from .base import Family, Ride, see, vae_scale
 from .joint_attention import TextSide, image_vectors, text_heads
 from .reading import own_rows
 

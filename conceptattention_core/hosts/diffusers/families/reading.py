@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ... import ConceptAttentionError
+from .... import ConceptAttentionError
 
 
 def own_rows(encoded: Tensor, tokenizer: Any, words: list[str], length: int) -> list[Tensor]:

@@ -17,10 +17,10 @@ from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from einops import rearrange
 from torch import Tensor, nn
 
-from ... import ConceptAttentionError
-from ...attention import ImageVectors
-from ...recording import Grid
-from .family import Family, Ride, see, vae_scale
+from .... import ConceptAttentionError
+from ....attention import ImageVectors
+from ....recording import Grid
+from .base import Family, Ride, see, vae_scale
 from .joint_attention import TextSide, image_vectors
 from .reading import own_rows
 

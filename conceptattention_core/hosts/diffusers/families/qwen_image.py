@@ -12,11 +12,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ... import ConceptAttentionError
-from ...attention import ImageVectors
-from ...classes import is_a
-from ...recording import Grid
-from .family import Family, Ride, see_still, vae_scale
+from .... import ConceptAttentionError
+from ....attention import ImageVectors
+from ....classes import is_a
+from ....recording import Grid
+from .base import Family, Ride, see_still, vae_scale
 from .joint_attention import guarded, image_vectors, text_heads
 from .reading import own_span, places_of, with_column
 
