@@ -17,24 +17,19 @@ from pathlib import Path
 import torch
 from diffusers import FluxTransformer2DModel
 
-from conceptattention_core.attention import token_mean
 from conceptattention_core.concepts import parse
-from conceptattention_core.forward import StopForward
+from conceptattention_core.forward import RecordPlan, StopForward
+from conceptattention_core.hosts.diffusers.calls import ModelCall
 from conceptattention_core.hosts.diffusers.families.flux import Flux
-from conceptattention_core.hosts.diffusers.patch import Ears, Forward, Tour, hang_on_blocks
+from conceptattention_core.hosts.diffusers.forward import TransformerForward
+from conceptattention_core.hosts.diffusers.patch import BlockHooks
 from conceptattention_core.recording import Grid, RecordSpec
+from conceptattention_core.tokens import ConceptTokens, pack_tokens
 
 RESULTS = Path(__file__).parent / "results"
 WORDS = "balloon, sun, sky, mountain, cloud, water, boat, tree"
 DOUBLE, SINGLE, HEAD = 19, 38, 64
 TEXT = 256
-
-
-class Pipe:
-    """As much of a pipeline as hooks need."""
-
-    def __init__(self, transformer: FluxTransformer2DModel):
-        self.transformer = transformer
 
 
 def measure(hidden: int, side: int, rounds: int, blocks: int) -> dict[str, list[float]]:
@@ -48,10 +43,9 @@ def measure(hidden: int, side: int, rounds: int, blocks: int) -> dict[str, list[
         pooled_projection_dim=64,
         axes_dims_rope=(8, 28, 28),
     ).eval()
-    rows = torch.randn(16, 512)
-    spec = RecordSpec(parse(WORDS))
-    mean = token_mean(torch.arange(16) // 2)
-    tour = Tour(Flux(), spec, range(blocks), rows, mean)
+    family, spec = Flux(), RecordSpec(parse(WORDS))
+    tokens = pack_tokens(spec, [ConceptTokens.of(rows) for rows in torch.randn(16, 512).split(2)])
+    plan = RecordPlan(family.name, spec, range(blocks), tokens, stops=True)
     ids = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1)
     call = {
         "hidden_states": torch.randn(1, side * side, 64),
@@ -61,12 +55,16 @@ def measure(hidden: int, side: int, rounds: int, blocks: int) -> dict[str, list[
         "img_ids": torch.cat([torch.zeros(side * side, 1), ids.reshape(-1, 2)], 1),
         "txt_ids": torch.zeros(TEXT, 3),
     }
-    ears = Ears(Pipe(transformer), tour)
+    hooks = BlockHooks(family, plan)
     grid = Grid.of_latent(2 * side, 2 * side)
+    joint = list(family.blocks(transformer))
 
     def look() -> None:
-        handles = list(hang_on_blocks(ears))
-        ears.forward = Forward(tour, grid, transformer, call, 1, stops=True)
+        handles = list(hooks.attach(joint))
+        model_call = ModelCall.of(call)
+        hooks.forward = TransformerForward(
+            family, plan, grid, transformer, model_call, range(1), joint
+        )
         try:
             transformer(**call)
         except StopForward:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .cli.calls import EvaluateOptions, GenerateOptions, SegmentOptions
-    from .hosts.diffusers.patch import Listener
+    from .hosts.diffusers.patch import RecordingSession
 
 PROCESSORS = (("image_processor", "postprocess"), ("video_processor", "postprocess_video"))
 """Of a pipeline: what makes images of its latents, and how."""
@@ -42,11 +42,11 @@ class Results:
 class RecordedRun:
     """The last run of a pipeline inside `record`. It may be read inside and after the `with`."""
 
-    def __init__(self, pipe: Any, listener: "Listener", made: list[Any]):
-        self._pipe, self._listener, self._made = pipe, listener, made
+    def __init__(self, pipe: Any, session: "RecordingSession", made: list[Any]):
+        self._pipe, self._session, self._made = pipe, session, made
 
     def __repr__(self) -> str:
-        concepts = ", ".join(self._listener.tour.spec.concepts.names)
+        concepts = ", ".join(self._session.plan.spec.concepts.names)
         return f"RecordedRun({type(self._pipe).__name__}, concepts={concepts!r})"
 
     @property
@@ -63,7 +63,7 @@ class RecordedRun:
 
         A ConceptAttentionError says why there are none.
         """
-        recording = self._listener.recording()
+        recording = self._session.recording()
         if recording.grid.time.pictures > 1 and self._made:
             recording = recording.of_length(len(self.images[0]))
         return recording
@@ -124,11 +124,11 @@ class RecordedRun:
     def _save_one(self, folder: Path, pixels: Any, maps: ConceptMaps, masks: MaskSpec) -> dict:
         from PIL import Image
 
-        from .hosts.diffusers.families import find
-        from .hosts.diffusers.family import VideoFamily
+        from .hosts.diffusers.families import family_of
+        from .hosts.diffusers.families.base import VideoFamily
         from .output.export import file_path, save_image, save_image_files, save_video_files
 
-        family = find(self._pipe)
+        family = family_of(self._pipe)
         if isinstance(family, VideoFamily) and maps.grid.time.pictures > 1:
             return save_video_files(folder, pixels, maps, masks, family.fps(self._pipe))
         found = save_image_files(folder, pixels[0], maps, masks)
@@ -165,10 +165,10 @@ def record(
     with (
         record_pipeline(
             pipe, spec, max_sequence_length=max_sequence_length, strict=strict
-        ) as listener,
+        ) as session,
         _keep_images(pipe) as made,
     ):
-        yield RecordedRun(pipe, listener, made)
+        yield RecordedRun(pipe, session, made)
 
 
 def locate(
@@ -270,7 +270,7 @@ def _tell_notices(spec: RecordSpec) -> RecordSpec:
 @contextmanager
 def _keep_images(pipe: Any) -> Iterator[list[Any]]:
     """What the pipeline's last run made, as the only item of a list, or an empty list."""
-    from .hosts.diffusers.prompts import hear_method
+    from .hosts.diffusers.prompts import observe_method
 
     made: list[Any] = []
 
@@ -281,7 +281,7 @@ def _keep_images(pipe: Any) -> Iterator[list[Any]]:
         made[:] = [images]
 
     with ExitStack() as hooks:
-        hooks.enter_context(hear_method(pipe, "check_inputs", begin))
+        hooks.enter_context(observe_method(pipe, "check_inputs", begin))
         for name, method in PROCESSORS:
-            hooks.enter_context(hear_method(getattr(pipe, name, None), method, keep))
+            hooks.enter_context(observe_method(getattr(pipe, name, None), method, keep))
         yield made

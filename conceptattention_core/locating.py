@@ -13,13 +13,9 @@ from torch import Tensor
 
 from . import ConceptAttentionError
 from .concepts import split_names
-from .forward import StopForward
 from .texts import clean_text
 
 MEGAPIXELS = 1.0
-
-
-Enough = StopForward  # the name that the diffusers host still uses
 
 
 @dataclass(frozen=True)

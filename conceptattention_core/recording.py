@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from . import ConceptAttentionError
-from .attention import Method, token_mean
+from .attention import Method
 from .concepts import ConceptSet
 from .ranges import name_span, share_out
 
@@ -53,20 +53,6 @@ class RecordSpec:
             raise ConceptAttentionError(
                 f"A memory budget of {self.budget_mib} MiB holds nothing; give 1 MiB or more."
             )
-
-
-def board(spec: RecordSpec, rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Who rides: the rows `t n` of all concepts, and their `token_mean`, from each one's own."""
-    for concept, own in zip(spec.concepts.concepts, rows, strict=True):
-        if len(own) == 0:
-            raise ConceptAttentionError(
-                f"The text encoder reads nothing in '{concept.words}' ({concept.name}). "
-                "Give it words: 'name: words'."
-            )
-    if spec.tokens == "first":
-        rows = [own[:1] for own in rows]
-    owners = torch.tensor([c for c, own in enumerate(rows) for _ in own])
-    return torch.cat(rows), token_mean(owners)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from PIL import Image
 pytest.importorskip("diffusers")
 
 from conceptattention.conceptattention_core.cli import main
-from conceptattention.conceptattention_core.hosts.diffusers.families import find
+from conceptattention.conceptattention_core.hosts.diffusers.families import family_of
 from diffusers import FluxPipeline
 
 from .core.test_explorer import blob, picture
@@ -98,7 +98,7 @@ def test_the_picture_is_the_one_that_the_pipeline_makes(saved, tmp_path):
         width=80,
         num_inference_steps=2,
         guidance_scale=0.0,
-        max_sequence_length=find(pipe).text_length(pipe),
+        max_sequence_length=family_of(pipe).text_length(pipe),
         generator=torch.Generator().manual_seed(7),
     ).images[0]
     assert np.array_equal(pixels(tmp_path / "image.png"), np.asarray(image))

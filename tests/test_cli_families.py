@@ -13,7 +13,7 @@ from PIL import Image
 pytest.importorskip("diffusers")
 
 from conceptattention.conceptattention_core.cli import main
-from conceptattention.conceptattention_core.hosts.diffusers.families import find
+from conceptattention.conceptattention_core.hosts.diffusers.families import family_of
 from conceptattention.conceptattention_core.hosts.diffusers.families.base import VideoFamily
 from diffusers import CogVideoXImageToVideoPipeline, DiffusionPipeline
 
@@ -50,7 +50,9 @@ def test_generate_paints_and_finds(saved, tmp_path):
 
 
 def test_videos_are_what_families_of_videos_make():
-    assert [name for name in TINY if isinstance(find(TINY[name].make()), VideoFamily)] == VIDEOS
+    assert [
+        name for name in TINY if isinstance(family_of(TINY[name].make()), VideoFamily)
+    ] == VIDEOS
     assert len(VIDEOS) == 2
 
 
@@ -106,7 +108,7 @@ def test_a_video_is_the_one_that_the_pipeline_makes(saved, tmp_path):
         width=80,
         num_frames=9,
         num_inference_steps=2,
-        max_sequence_length=find(pipe).text_length(pipe),
+        max_sequence_length=family_of(pipe).text_length(pipe),
         generator=torch.Generator().manual_seed(7),
     ).frames
     assert len(video) == 9
@@ -200,7 +202,7 @@ def test_pictures_have_no_frames(saved, tmp_path, capsys, option):
 
 @pytest.mark.parametrize("saved", VIDEOS, indirect=True)
 def test_a_number_of_frames_that_no_video_has_is_refused(saved, tmp_path, capsys):
-    few = find(DiffusionPipeline.from_pretrained(saved)).stride
+    few = family_of(DiffusionPipeline.from_pretrained(saved)).stride
     assert paint(saved, tmp_path / "no", "--frames", str(few)) == 1
     *_, line = capsys.readouterr().err.splitlines()
     assert f"1, {few + 1}, {2 * few + 1} and so on; asked for {few}" in line

@@ -66,7 +66,7 @@ def paint() -> tuple[str, Any, Any]:
     from diffusers import FluxPipeline
 
     from conceptattention_core.concepts import parse
-    from conceptattention_core.hosts.diffusers.families import find
+    from conceptattention_core.hosts.diffusers.families import family_of
     from conceptattention_core.hosts.diffusers.patch import record
     from conceptattention_core.maps import read_maps
     from conceptattention_core.recording import RecordSpec
@@ -78,7 +78,7 @@ def paint() -> tuple[str, Any, Any]:
         nodes[sampler[name][0]]["inputs"]["text"] for name in ("positive", "negative")
     )
     pipe: Any = FluxPipeline.from_pretrained(ROOT / "demo" / "model", torch_dtype=torch.float32)
-    length = find(pipe).text_length(pipe)
+    length = family_of(pipe).text_length(pipe)
     spec = RecordSpec(parse(inputs["ConceptAttentionRecord"]["concepts"]))
     with record(pipe, spec, max_sequence_length=length) as listener:
         (image,) = pipe(

@@ -188,12 +188,12 @@ def _generate(
     asked: argparse.Namespace, spec: RecordSpec, reading: ReadSpec, partial: Path
 ) -> None:
     with models.needs_diffusers():
-        from ..hosts.diffusers.families import find
+        from ..hosts.diffusers.families import family_of
         from ..hosts.diffusers.patch import record
 
     started = time.perf_counter()
     pipe = models.load(asked.model, *models.choose_place(asked.device, asked.dtype))
-    family = find(pipe)
+    family = family_of(pipe)
     check_frames(pipe, family, asked)
     sampling = Sampling(
         **{

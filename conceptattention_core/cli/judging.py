@@ -112,11 +112,11 @@ class Judge:
 
     def __init__(self, job: Job, data: Dataset):
         with models.needs_diffusers():
-            from ..hosts.diffusers.families import find
+            from ..hosts.diffusers.families import family_of
 
         self.data, self.plan = data, job.plan
         self.pipe = models.load(job.model, *models.choose_place(job.device, job.dtype))
-        find(self.pipe)  # says so before it takes time
+        family_of(self.pipe)  # says so before it takes time
 
     def record(self, image: ImageArray, spec: RecordSpec, how: LocateSpec) -> Recording:
         from ..hosts.diffusers.locate import locate

@@ -137,14 +137,14 @@ def _choose_loader(model: str, name: str) -> Any:
     """What loads a pipeline of the class `name`: one that generates from a prompt alone."""
     import diffusers
 
-    from ..hosts.diffusers.families import demands
+    from ..hosts.diffusers.obstacles import required_arguments
 
     kind = getattr(diffusers, name, None)
     if kind is None or "num_frames" not in inspect.signature(kind.__call__).parameters:
         return diffusers.AutoPipelineForText2Image  # which knows no videos
-    if demanded := demands(kind):
+    if required := required_arguments(kind):
         raise ConceptAttentionError(
-            f"{model} is a {name}, which is not called without {', '.join(demanded)}; models are "
+            f"{model} is a {name}, which is not called without {', '.join(required)}; models are "
             "accepted that generate from a prompt alone."
         )
     return diffusers.DiffusionPipeline

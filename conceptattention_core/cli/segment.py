@@ -91,11 +91,11 @@ class Locator:
 
     def __init__(self, job: Job):
         with models.needs_diffusers():
-            from ..hosts.diffusers.families import find
+            from ..hosts.diffusers.families import family_of
 
         self.job = job
         self.pipe = models.load(job.model, *models.choose_place(job.device, job.dtype))
-        find(self.pipe)  # says so before it takes time
+        family_of(self.pipe)  # says so before it takes time
 
     def __call__(self, pictures: list[ImageArray]) -> ConceptMaps:
         """Maps of images of one size."""

@@ -9,7 +9,6 @@ from conceptattention.conceptattention_core.recording import (
     Recorder,
     RecordSpec,
     Time,
-    board,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -231,27 +230,6 @@ def test_scores_of_any_precision_become_float32_and_stay_untouched():
 def test_nothing_captured_is_an_error_that_says_what_to_do():
     with pytest.raises(ConceptAttentionError, match="Nothing was captured while Tiny sampled"):
         recorder(steps=3).finish()
-
-
-def test_all_tokens_of_a_concept_ride_and_count_the_same():
-    rows = [torch.full((count, 2), float(count)) for count in (1, 3, 2)]
-    riders, mean = board(RecordSpec(parse(NAMES)), rows)
-    assert torch.equal(riders, torch.cat(rows))
-    assert torch.equal(mean @ riders, torch.tensor([[1.0, 1.0], [3.0, 3.0], [2.0, 2.0]]))
-    assert (mean > 0).sum(1).tolist() == [1, 3, 2]
-
-
-def test_first_lets_the_first_token_of_each_concept_ride_alone():
-    rows = [random(count, 2, seed=count) for count in (1, 3, 2)]
-    riders, mean = board(RecordSpec(parse(NAMES), tokens="first"), rows)
-    assert torch.equal(riders, torch.stack([own[0] for own in rows]))
-    assert torch.equal(mean, torch.eye(3))
-
-
-def test_a_concept_without_tokens_is_named():
-    spec = RecordSpec(parse("sun, oops: !?, sky"))
-    with pytest.raises(ConceptAttentionError, match=r"reads nothing in '!\?' \(oops\)"):
-        board(spec, [torch.zeros(1, 2), torch.zeros(0, 2), torch.zeros(1, 2)])
 
 
 @pytest.mark.parametrize(

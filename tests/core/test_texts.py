@@ -42,9 +42,10 @@ from conceptattention.conceptattention_core.output.render import draw_blocks_by_
 from conceptattention.conceptattention_core.output.rendered import RenderedMaps
 from conceptattention.conceptattention_core.prompt_syntax import read_entries
 from conceptattention.conceptattention_core.ranges import check_range, select
-from conceptattention.conceptattention_core.recording import RecordSpec, board
+from conceptattention.conceptattention_core.recording import RecordSpec
 from conceptattention.conceptattention_core.texts import clean_text, escape_text, name_files
 from conceptattention.conceptattention_core.thresholds import Heat, find_level
+from conceptattention.conceptattention_core.tokens import ConceptTokens, pack_tokens
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -189,8 +190,8 @@ DOORS = {
     "concepts.parse": parse,
     "concepts.split_names": split_names,
     "concepts.key_of": lambda text: key_of(text).encode("utf-8"),
-    "concepts.Concept": lambda text: board(
-        RecordSpec(ConceptSet((Concept(text, text),))), [torch.zeros(0, 3)]
+    "concepts.Concept": lambda text: pack_tokens(
+        RecordSpec(ConceptSet((Concept(text, text),))), [ConceptTokens.of(torch.zeros(0, 3))]
     ),
     "concepts.ConceptSet.index_of": MAPS.concepts.index_of,
     "output.explorer.make_page": lambda text: make_page(PICTURE, SMALL_MAPS, 0, title=text).encode(

@@ -9,7 +9,7 @@ from torch import nn
 from ... import ConceptAttentionError
 
 COMPILED = (
-    "This pipeline's transformer is compiled, and nobody can listen to compiled blocks. "
+    "This pipeline's transformer is compiled, and compiled blocks cannot be recorded. "
     "Record before torch.compile, or with a pipeline that was loaded without it."
 )
 
@@ -42,38 +42,48 @@ def refuse_wrapped(transformer: Any) -> None:
         )
 
 
-def refuse_demands(pipe: Any, family: str) -> None:
+def refuse_required_inputs(pipe: Any, family: str) -> None:
     """Raise where a pipeline's texts are not encoded without more than a text."""
     encode = getattr(pipe, "encode_prompt", None)
     if encode is None:
         return
-    demanded = [
+    required = [
         name
         for name, one in inspect.signature(encode).parameters.items()
         if one.default is one.empty
         and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
         and not name.startswith("prompt")
     ]
-    if demanded:
+    if required:
         raise ConceptAttentionError(
-            f"{type(pipe).__name__} encodes no text without {', '.join(demanded)}; {family} reads "
+            f"{type(pipe).__name__} encodes no text without {', '.join(required)}; {family} reads "
             "concepts from words alone. Record a pipeline of it that takes a prompt alone."
         )
 
 
-def describe(error: Exception, family: str, pipe: Any) -> str:
-    """One sentence for what went wrong while a run was listened to."""
+def required_arguments(kind: type) -> list[str]:
+    """What pipelines of a kind are not called without, besides a prompt."""
+    parameters = list(inspect.signature(kind.__call__).parameters.values())[1:]  # without self
+    return [
+        one.name
+        for one in parameters
+        if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
+
+
+def describe_failure(error: Exception, family: str, pipe: Any) -> str:
+    """One sentence for what went wrong while a run was recorded."""
     if isinstance(error, ConceptAttentionError):
         return str(error)
     first, *_ = str(error).strip().splitlines() or [""]
-    cause = hint(getattr(pipe, "transformer", None))
+    cause = describe_state(getattr(pipe, "transformer", None))
     return (
-        f"{family} could not be recorded with {type(pipe).__name__}; the picture is as without "
+        f"{family} could not be recorded with {type(pipe).__name__}; the image is as without "
         f"recording: {type(error).__name__}: {first}{cause and f' ({cause})'}"
     )
 
 
-def hint(transformer: Any) -> str:
+def describe_state(transformer: Any) -> str:
     """What is unusual about a transformer, empty where nothing is."""
     found = []
     if getattr(transformer, "is_cache_enabled", False) or hasattr(transformer, "_is_cached"):

@@ -1,78 +1,73 @@
 """One sampling run: its steps, and what is kept of it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...recording import Recorder, RecordSpec
+from ...forward import RecordPlan
+from ...recording import Recorder
+from .calls import ModelCall
 from .families.base import Family
 from .prompts import Passes, Prompts
 
-UNTOLD_STEPS = 100
+UNKNOWN_STEPS = 100
 """Steps of a run whose schedule is not the recorded pipeline's; later ones share the last place."""
-
-
-@dataclass(frozen=True)
-class Tour:
-    """What rides, and where it is looked at. The same for every run of a recorded pipeline."""
-
-    family: Family
-    spec: RecordSpec
-    blocks: range
-    rows: Tensor  # t n
-    mean: Tensor  # c t
 
 
 class Run:
     """One sampling run of a recorded transformer."""
 
-    def __init__(self, tour: Tour, pipe: Any, call: Mapping[str, Any], prompts: Prompts):
-        self.tour = tour
-        self.grid = tour.family.grid(pipe, call)
-        self.schedule = find_schedule(pipe, first_timestep(call), tour.family.time_unit)
-        self.timestep = first_timestep(call)  # of the last call
-        self.counted = 0  # changes of the timestep
+    def __init__(
+        self, family: Family, plan: RecordPlan, pipe: Any, call: ModelCall, prompts: Prompts
+    ):
+        self.family, self.plan = family, plan
+        self.grid = family.grid(pipe, call)
+        self.timestep = first_timestep(call)
+        """Of the last call."""
+        self.schedule = find_schedule(pipe, self.timestep, family.time_unit)
+        self.changes = 0
+        """How often the timestep changed."""
         self.passes = Passes(prompts)
         self.recorder = self._make_recorder()
         self._by_place = False  # whether rows were recorded before the prompt's text was met
 
     def _make_recorder(self) -> Recorder:
-        steps = UNTOLD_STEPS if self.schedule is None else len(self.schedule)
-        return Recorder(self.tour.spec, self.grid, self.tour.blocks, steps, self.tour.family.name)
+        steps = UNKNOWN_STEPS if self.schedule is None else len(self.schedule)
+        plan = self.plan
+        return Recorder(plan.spec, self.grid, plan.blocks, steps, plan.model)
 
-    def is_over(self, call: Mapping[str, Any]) -> bool:
+    def is_over(self, call: ModelCall) -> bool:
         """Whether a call belongs to another run of the same schedule: the noise rises."""
         return bool(first_timestep(call).to(self.timestep) > self.timestep)
 
-    def rows(self, call: Mapping[str, Any]) -> tuple[int, ...]:
-        """The rows of a call that are the prompt's, one for each picture."""
+    def prompt_rows(self, call: ModelCall) -> tuple[int, ...]:
+        """The rows of a call that are the prompt's, one for each image."""
         timestep = first_timestep(call)
-        self.counted += int(not torch.equal(timestep, self.timestep))
+        self.changes += int(not torch.equal(timestep, self.timestep))
         self.timestep = timestep
-        rows = self.passes.rows(call)
+        rows = self.passes.prompt_rows(call)
         if self.passes.known and self._by_place:
             self.recorder, self._by_place = self._make_recorder(), False
         return rows
 
-    def add(self, call: Mapping[str, Any], rows: Sequence[int], scores: Sequence[Tensor]) -> None:
+    def add(self, call: ModelCall, rows: Sequence[int], scores: Sequence[Tensor]) -> None:
         """Keep a call in which the concepts got through every block."""
         self.recorder.add(self._step(), scores)
         self._by_place |= not self.passes.known
-        self.passes.done = call["hidden_states"][list(rows)]
+        self.passes.recorded = call.hidden_states[list(rows)]
 
     def _step(self) -> int:
         if self.schedule is None:
-            return min(self.counted, UNTOLD_STEPS - 1)
+            return min(self.changes, UNKNOWN_STEPS - 1)
         # rounded as the pipeline rounds: the same number comes out in every precision
-        schedule = self.schedule.to(self.timestep) / self.tour.family.time_unit
+        schedule = self.schedule.to(self.timestep) / self.family.time_unit
         return int((schedule - self.timestep).abs().argmin())
 
 
-def first_timestep(call: Mapping[str, Any]) -> Tensor:
-    return call["timestep"].flatten()[0]
+def first_timestep(call: ModelCall) -> Tensor:
+    return call.timestep.flatten()[0]
 
 
 def find_schedule(pipe: Any, timestep: Tensor, unit: int) -> Tensor | None:

@@ -1,18 +1,18 @@
-"""Flux.1: what rides is what the prompt would be, in diffusers' own blocks."""
+"""Flux.1: concepts are what the prompt would be, in diffusers' own blocks."""
 
 import copy
 
 import pytest
 import torch
-from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.hosts.diffusers import patch
+from conceptattention.conceptattention_core import ConceptAttentionError, forward
+from conceptattention.conceptattention_core.hosts.diffusers.calls import ModelCall
 from conceptattention.conceptattention_core.hosts.diffusers.families.flux import Flux
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.recording import Grid
 from diffusers import FluxImg2ImgPipeline, FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 
-from .test_laws import SPEC, heard, paint
+from .helpers import SPEC, generate, record_run
 from .tiny import LENGTH, tiny_flux
 
 
@@ -22,7 +22,7 @@ def flux(request) -> FluxPipeline:
 
 
 class Calls:
-    """Listens to modules on its own: the named inputs of each call."""
+    """Hooks of its own on modules: the named inputs of each call."""
 
     def __init__(self, *modules: torch.nn.Module):
         self.of = {module: [] for module in modules}
@@ -55,10 +55,10 @@ def test_riding_equals_being_the_prompt(flux, prompt, monkeypatch):
         streams.append((concepts, after))
         return after, scores
 
-    step = patch.step
-    monkeypatch.setattr(patch, "step", spy)
+    step = forward.step
+    monkeypatch.setattr(forward, "step", spy)
     with Calls(model, *model.transformer_blocks) as calls:
-        heard(flux, prompt=prompt, num_inference_steps=2)
+        record_run(flux, prompt=prompt, num_inference_steps=2)
     assert len(streams) == 2 * len(model.transformer_blocks)
     for at, (before, after) in enumerate(streams):
         i, block = divmod(at, len(model.transformer_blocks))
@@ -93,14 +93,14 @@ def test_an_image_to_image_run_counts_its_own_steps(flux):
     again = FluxImg2ImgPipeline.from_pipe(flux)
     again.set_progress_bar_config(disable=True)
     changed = {"image": picture(80, 48), "strength": 0.6, "num_inference_steps": 5}
-    with record(again, SPEC) as listener:
-        recorded = paint(again, **changed)
-    assert torch.equal(paint(again, **changed), recorded)
-    assert listener.recording().steps == ((0, 0), (1, 1), (2, 2))
-    assert listener.recording().grid == Grid(3, 5, 16, 48, 80)
+    with record(again, SPEC) as session:
+        recorded = generate(again, **changed)
+    assert torch.equal(generate(again, **changed), recorded)
+    assert session.recording().steps == ((0, 0), (1, 1), (2, 2))
+    assert session.recording().grid == Grid(3, 5, 16, 48, 80)
 
 
-def test_reference_pictures_stay_outside_the_grid(flux):
+def test_reference_images_stay_outside_the_grid(flux):
     diffusers = pytest.importorskip("diffusers")
     if not hasattr(diffusers, "FluxKontextPipeline"):
         pytest.skip("this diffusers has no Kontext")
@@ -108,13 +108,13 @@ def test_reference_pictures_stay_outside_the_grid(flux):
     kontext.set_progress_bar_config(disable=True)
     changed = {"image": picture(64, 96), "max_area": 48 * 80, "_auto_resize": False}
     changed |= {"negative_prompt": "a cat", "true_cfg_scale": 2.0}
-    with Calls(flux.transformer) as calls, record(kontext, SPEC) as listener:
-        recorded = paint(kontext, **changed)
-    assert torch.equal(paint(kontext, **changed), recorded)
-    grid = listener.recording().grid
+    with Calls(flux.transformer) as calls, record(kontext, SPEC) as session:
+        recorded = generate(kontext, **changed)
+    assert torch.equal(generate(kontext, **changed), recorded)
+    grid = session.recording().grid
     assert (grid.h, grid.w) == tuple(recorded.shape[-2:])
     assert calls.of[flux.transformer][0]["hidden_states"].shape[1] > grid.y * grid.x
-    assert listener.recording().steps == ((0, 0), (1, 1), (2, 2))
+    assert session.recording().steps == ((0, 0), (1, 1), (2, 2))
 
 
 def test_prompts_are_padded_to_the_length_of_the_model(flux):
@@ -134,5 +134,6 @@ def test_a_pipeline_without_t5_is_refused(flux):
 
 
 def test_patches_that_fill_no_grid_are_refused(flux):
+    ids = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 2, 0]])
     with pytest.raises(ConceptAttentionError, match="4 patches for a grid of 3 by 2"):
-        Flux().grid(flux, {"img_ids": torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 2, 0]])})
+        Flux().grid(flux, ModelCall(*torch.zeros(3, 1, 1), img_ids=ids))

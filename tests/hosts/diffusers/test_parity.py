@@ -21,7 +21,7 @@ import pytest
 import torch
 from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Method
 from conceptattention.conceptattention_core.concepts import parse
-from conceptattention.conceptattention_core.hosts.diffusers.families import find
+from conceptattention.conceptattention_core.hosts.diffusers.families import family_of
 from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.locating import LocateSpec, resize
@@ -97,7 +97,7 @@ class Case:
 
 def length_of(pipe: DiffusionPipeline) -> int:
     """How many tokens a prompt is padded to: as many as a concept."""
-    return find(pipe).text_length(pipe)
+    return family_of(pipe).text_length(pipe)
 
 
 def pack(latent: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_both_hosts_hear_the_same(comfyui, tmp_path, family):
+def test_both_hosts_record_the_same(comfyui, tmp_path, family):
     path, python = comfyui
     case, tiny = CASES[family], TINY[family]
     if version_of(path) < case.since:
@@ -287,7 +287,7 @@ def paint(
         guided["negative_prompt"] = [guided["negative_prompt"]] * 2
     latent, scores = noise, {}
     for i, (attend, space, tokens) in enumerate(ASKED["methods"]):
-        with record(pipe, RecordSpec(CONCEPTS, tokens, Method(attend, space))) as listener:
+        with record(pipe, RecordSpec(CONCEPTS, tokens, Method(attend, space))) as session:
             latent = pipe(
                 prompt=[ASKED["prompt"]] * 2,
                 height=case.scale * case.size[-2],
@@ -298,7 +298,7 @@ def paint(
                 output_type="latent",
                 **{**tiny.call, **guided},
             )[0]
-        scores[f"scores {i}"] = listener.recording().scores
+        scores[f"scores {i}"] = session.recording().scores
     return case.unpack(pipe, latent), scores
 
 

@@ -9,11 +9,11 @@ from unittest.mock import patch
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
+from conceptattention.conceptattention_core.hosts.diffusers.calls import BATCHED
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.hosts.diffusers.prompts import (
-    BATCHED,
+    choose_rows,
     is_same,
-    one_each,
 )
 from conceptattention.conceptattention_core.recording import Recording
 from diffusers import (
@@ -30,7 +30,7 @@ from diffusers.models.attention_processor import (
 from PIL import Image
 from torch import Tensor, nn
 
-from .test_laws import CALL, SPEC, heard, paint
+from .helpers import CALL, SPEC, generate, record_run
 from .tiny import LENGTH, Tiny, tiny_flux
 from .tiny.sd3 import tiny_sd3
 
@@ -68,7 +68,7 @@ class Guiding(nn.Module):
         many = len(self.passes)
         batched = {
             name: torch.cat([value] * many)
-            if name in BATCHED and isinstance(value, Tensor)
+            if name in (*BATCHED, "encoder_attention_mask") and isinstance(value, Tensor)
             else value * many
             if isinstance(value, list) and name == "img_shapes"
             else value
@@ -111,14 +111,14 @@ def sample(pipe: DiffusionPipeline, tiny: Tiny, **changed) -> Tensor:
 
 
 def heard_guiding(pipe, tiny, passes, apart=False, **changed) -> Recording:
-    with record(pipe, SPEC) as listener, guiding(pipe, passes, apart):
+    with record(pipe, SPEC) as session, guiding(pipe, passes, apart):
         sample(pipe, tiny, **changed)
-    return listener.recording()
+    return session.recording()
 
 
 @pytest.fixture(scope="module")
 def plain(pipe) -> Recording:
-    return heard(pipe, num_inference_steps=2)
+    return record_run(pipe, num_inference_steps=2)
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def test_the_prompt_is_recorded_in_every_order_of_passes(pipe, tiny, plain, orde
 
 
 @torch.no_grad()
-def test_a_prompt_that_is_swapped_stays_where_it_was(pipe, tiny):
+def test_a_swapped_prompt_stays_in_its_rows(pipe, tiny):
     def swap(pipeline, i, t, tensors):
         return {"prompt_embeds": tensors["prompt_embeds"].flip(1)}
 
@@ -148,24 +148,24 @@ def test_a_prompt_that_is_swapped_stays_where_it_was(pipe, tiny):
 
 
 @torch.no_grad()
-def test_passes_that_cannot_be_told_apart_are_said_and_cost_no_picture(pipe, tiny):
+def test_passes_that_cannot_be_told_apart_are_refused(pipe, tiny):
     with guiding(pipe, ("unknown", "unknown")):
         expected = sample(pipe, tiny)
-    with record(pipe, SPEC) as listener, guiding(pipe, ("unknown", "unknown")):
+    with record(pipe, SPEC) as session, guiding(pipe, ("unknown", "unknown")):
         assert torch.equal(sample(pipe, tiny), expected)
     with pytest.raises(ConceptAttentionError, match="cannot be told apart"):
-        listener.recording()
+        session.recording()
 
 
-def test_two_pictures_of_one_prompt_and_one_seed_are_two():
+def test_two_images_of_one_prompt_and_seed_are_two():
     texts, latents = torch.ones(4, 2, 3), torch.ones(4, 5)
-    assert one_each([2, 3], texts, latents, 2) == (2, 3)
-    assert one_each([0, 1, 2, 3], texts, latents, 2) == (0, 0)  # copies: the first one counts
+    assert choose_rows([2, 3], texts, latents, 2) == (2, 3)
+    assert choose_rows([0, 1, 2, 3], texts, latents, 2) == (0, 0)  # copies: the first one counts
     latents[1::2] = 0
-    assert one_each([0, 1, 2, 3], texts, latents, 2) == (0, 1)
+    assert choose_rows([0, 1, 2, 3], texts, latents, 2) == (0, 1)
     for own, pictures in (([0, 1, 2], 2), ([0], 2)):
-        with pytest.raises(ConceptAttentionError, match=f"{len(own)} rows .* {pictures} pictures"):
-            one_each(own, texts, latents, pictures)
+        with pytest.raises(ConceptAttentionError, match=f"{len(own)} rows .* {pictures} images"):
+            choose_rows(own, texts, latents, pictures)
 
 
 def test_a_text_is_known_with_and_without_padding():
@@ -204,15 +204,15 @@ def test_a_perturbed_pass_is_not_recorded(guidance):
     with record(plain, SPEC) as expected:
         run(plain)
     pipe = perturbed()
-    with record(pipe, SPEC) as listener:
+    with record(pipe, SPEC) as session:
         picture = run(pipe, pag_scale=3.0)
     assert torch.equal(picture, run(pipe, pag_scale=3.0))
     torch.testing.assert_close(
-        listener.recording().scores, expected.recording().scores, atol=1e-5, rtol=1e-5
+        session.recording().scores, expected.recording().scores, atol=1e-5, rtol=1e-5
     )
-    with record(pipe, SPEC) as listener:
+    with record(pipe, SPEC) as session:
         run(pipe, pag_scale=3.0, num_images_per_prompt=2)
-    assert listener.recording().pictures == 2
+    assert session.recording().pictures == 2
 
 
 class InParts:
@@ -245,41 +245,41 @@ def test_parts_of_one_attention_that_nothing_tells_apart_are_said(first):
         with patch.object(pipe, "_set_pag_attn_processor"):
             return pipe(**settings, pag_scale=3.0, generator=torch.Generator().manual_seed(0))[0]
 
-    with record(pipe, SPEC) as listener:
+    with record(pipe, SPEC) as session:
         recorded = run()
     assert torch.equal(recorded, run())
     with pytest.raises(ConceptAttentionError, match="computed in parts that cannot be told apart"):
-        listener.recording()
+        session.recording()
 
 
 # --- several pipelines, several stages, loops of one's own ----------------------------------------
 
 
-def test_a_second_stage_on_the_same_transformer_counts_its_own_steps():
+def test_a_second_stage_counts_its_own_steps():
     pipe = tiny_flux()
     again = FluxImg2ImgPipeline.from_pipe(pipe)
     again.set_progress_bar_config(disable=True)
     picture = Image.new("RGB", (80, 48), "gray")
-    with record(pipe, SPEC) as listener:
-        paint(pipe, num_inference_steps=3)
-        first = listener.recording()
-        paint(again, image=picture, strength=0.5, num_inference_steps=12)
+    with record(pipe, SPEC) as session:
+        generate(pipe, num_inference_steps=3)
+        first = session.recording()
+        generate(again, image=picture, strength=0.5, num_inference_steps=12)
     assert first.steps == ((0, 0), (1, 1), (2, 2))
-    assert listener.recording().steps == tuple((i, i) for i in range(6))
+    assert session.recording().steps == tuple((i, i) for i in range(6))
 
 
-def test_another_pipeline_with_a_schedule_of_its_own_counts_its_own_steps(pipe, tiny):
+def test_another_pipelines_schedule_counts_its_own_steps(pipe, tiny):
     if not tiny.heun:
         pytest.skip("this family has schedulers of its own")
     other = copy.copy(pipe)
     other.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    with record(pipe, SPEC) as listener:
-        paint(pipe, num_inference_steps=2)
-        paint(other, num_inference_steps=5)
-        other_recording = listener.recording()
-        paint(other, num_inference_steps=4)
+    with record(pipe, SPEC) as session:
+        generate(pipe, num_inference_steps=2)
+        generate(other, num_inference_steps=5)
+        other_recording = session.recording()
+        generate(other, num_inference_steps=4)
     assert other_recording.steps == tuple((i, i) for i in range(5))
-    assert listener.recording().steps == tuple((i, i) for i in range(4))
+    assert session.recording().steps == tuple((i, i) for i in range(4))
 
 
 def test_a_loop_with_gradients_leaves_none_in_the_recording(pipe):
@@ -299,18 +299,18 @@ def test_a_loop_with_gradients_leaves_none_in_the_recording(pipe):
     handle = transformer.register_forward_pre_hook(keep_gradients, with_kwargs=True)
     transformer.forward = with_gradients
     try:
-        scores = heard(pipe).scores
+        scores = record_run(pipe).scores
     finally:
         handle.remove()
         del transformer.forward
     assert all(outputs)
     assert not scores.requires_grad
-    torch.testing.assert_close(scores, heard(pipe).scores, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scores, record_run(pipe).scores, atol=1e-4, rtol=1e-4)
 
 
-def test_two_of_one_prompt_are_two_pictures(pipe, tiny):
+def test_two_of_one_prompt_are_two_images(pipe, tiny):
     if tiny.copies is None:
         pytest.skip("this pipeline paints one picture of a prompt")
     noise = torch.randn(1, *tiny.noise, generator=torch.Generator().manual_seed(2))
-    alike = heard(pipe, latents=noise.repeat(2, *([1] * len(tiny.noise))), **{tiny.copies: 2})
+    alike = record_run(pipe, latents=noise.repeat(2, *([1] * len(tiny.noise))), **{tiny.copies: 2})
     assert torch.equal(*alike.scores.chunk(2))

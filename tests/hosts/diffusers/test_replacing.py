@@ -7,12 +7,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
-from conceptattention.conceptattention_core.hosts.diffusers.families import find
+from conceptattention.conceptattention_core.hosts.diffusers.families import family_of
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from .test_laws import SPEC, heard, hooks, paint
+from .helpers import SPEC, generate, hook_state, record_run
 
 
 class Adapted(nn.Module):
@@ -34,16 +34,16 @@ NAMES = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
 
 def load(pipe: DiffusionPipeline) -> None:
     """Put an adapter around every projection."""
-    for block in find(pipe).blocks(pipe.transformer):
-        attention = find(pipe).attention(block)
+    for block in family_of(pipe).blocks(pipe.transformer):
+        attention = family_of(pipe).attention(block)
         for name in NAMES:
             if isinstance(getattr(attention, name, None), nn.Linear):
                 setattr(attention, name, Adapted(getattr(attention, name)))
 
 
 def unload(pipe: DiffusionPipeline) -> None:
-    for block in find(pipe).blocks(pipe.transformer):
-        attention = find(pipe).attention(block)
+    for block in family_of(pipe).blocks(pipe.transformer):
+        attention = family_of(pipe).attention(block)
         for name in NAMES:
             if isinstance(getattr(attention, name, None), Adapted):
                 setattr(attention, name, getattr(attention, name).base)
@@ -52,19 +52,23 @@ def unload(pipe: DiffusionPipeline) -> None:
 def test_an_adapter_may_be_loaded_and_unloaded_while_recording(pipe):
     changing, adapted = copy.deepcopy(pipe), copy.deepcopy(pipe)
     load(adapted)
-    expected, plain, before = heard(adapted).scores, heard(pipe).scores, list(hooks(changing))
-    with record(changing, SPEC) as listener:
+    expected, plain, before = (
+        record_run(adapted).scores,
+        record_run(pipe).scores,
+        list(hook_state(changing)),
+    )
+    with record(changing, SPEC) as session:
         load(changing)
-        assert torch.equal(paint(changing), paint(adapted))
-        assert torch.equal(listener.recording().scores, expected)
+        assert torch.equal(generate(changing), generate(adapted))
+        assert torch.equal(session.recording().scores, expected)
         unload(changing)
-        paint(changing)
-    assert torch.equal(listener.recording().scores, plain)
+        generate(changing)
+    assert torch.equal(session.recording().scores, plain)
     assert not torch.allclose(expected, plain, atol=1e-2)
-    assert list(hooks(changing)) == before
+    assert list(hook_state(changing)) == before
 
 
-def test_an_adapter_loaded_between_steps_is_heard_from_then_on(pipe):
+def test_an_adapter_loaded_between_steps_counts_from_then_on(pipe):
     changing, adapted = copy.deepcopy(pipe), copy.deepcopy(pipe)
 
     def load_after_the_first(pipeline, i, t, tensors):
@@ -72,13 +76,13 @@ def test_an_adapter_loaded_between_steps_is_heard_from_then_on(pipe):
             load(pipeline)
         return {}
 
-    early = heard(changing, callback_on_step_end=load_after_the_first).scores
-    assert torch.equal(early[:, 0], heard(pipe).scores[:, 0])
+    early = record_run(changing, callback_on_step_end=load_after_the_first).scores
+    assert torch.equal(early[:, 0], record_run(pipe).scores[:, 0])
     load(adapted)
-    assert not torch.equal(early[:, 0], heard(adapted).scores[:, 0])
+    assert not torch.equal(early[:, 0], record_run(adapted).scores[:, 0])
 
 
-def test_an_adapter_loaded_within_a_call_is_told(pipe):
+def test_an_adapter_loaded_within_a_call_is_said(pipe):
     def loading(pipeline: DiffusionPipeline) -> DiffusionPipeline:
         forward = pipeline.transformer.forward
 
@@ -90,10 +94,10 @@ def test_an_adapter_loaded_within_a_call_is_told(pipe):
         return pipeline
 
     plain, recorded = loading(copy.deepcopy(pipe)), loading(copy.deepcopy(pipe))
-    with record(recorded, SPEC) as listener:
-        assert torch.equal(paint(recorded), paint(plain))
+    with record(recorded, SPEC) as session:
+        assert torch.equal(generate(recorded), generate(plain))
     with pytest.raises(ConceptAttentionError, match="was replaced while the transformer ran"):
-        listener.recording()
+        session.recording()
 
 
 # --- stand-ins for all blocks, as caches put them -------------------------------------------------
@@ -138,33 +142,33 @@ def standing_in(pipe: DiffusionPipeline, image_first: bool, skipped: set[int]) -
         del model.forward
 
 
-def test_blocks_behind_a_stand_in_are_heard(pipe, tiny):
-    expected = heard(pipe).scores
+def test_blocks_behind_a_stand_in_are_recorded(pipe, tiny):
+    expected = record_run(pipe).scores
     with standing_in(pipe, tiny.image_first, set()):
-        recording = heard(pipe)
+        recording = record_run(pipe)
     assert recording.steps == ((0, 0), (1, 1), (2, 2))
     torch.testing.assert_close(recording.scores, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_steps_that_a_cache_skips_are_not_recorded(pipe, tiny):
     with standing_in(pipe, tiny.image_first, {1}):
-        recording = heard(pipe)
+        recording = record_run(pipe)
     assert recording.steps == ((0, 0), (2, 2))
 
 
-def test_a_cache_that_skips_every_step_is_named(pipe, tiny):
+def test_a_cache_that_skips_every_step_is_said(pipe, tiny):
     pipe.transformer._is_cached = True
     try:
         with (
             standing_in(pipe, tiny.image_first, {0, 1, 2}),
             pytest.raises(ConceptAttentionError, match=r"Nothing was captured.* blocks are cached"),
         ):
-            heard(pipe)
+            record_run(pipe)
     finally:
         del pipe.transformer._is_cached
 
 
-def test_a_wrapper_around_a_block_is_told(pipe, tiny):
+def test_a_wrapper_around_a_block_is_said(pipe, tiny):
     class Wrapper(nn.Module):
         def __init__(self, block):
             super().__init__()
@@ -174,10 +178,10 @@ def test_a_wrapper_around_a_block_is_told(pipe, tiny):
             return self.block(*args, **kwargs)
 
     wrapped = copy.deepcopy(pipe)
-    blocks = find(pipe).blocks(wrapped.transformer)
-    expected = paint(pipe)
-    with record(wrapped, SPEC) as listener:
+    blocks = family_of(pipe).blocks(wrapped.transformer)
+    expected = generate(pipe)
+    with record(wrapped, SPEC) as session:
         blocks[1] = Wrapper(blocks[1])
-        assert torch.equal(paint(wrapped), expected)
+        assert torch.equal(generate(wrapped), expected)
     with pytest.raises(ConceptAttentionError, match="could not be recorded with"):
-        listener.recording()
+        session.recording()

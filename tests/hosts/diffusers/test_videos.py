@@ -10,55 +10,55 @@ from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.maps import ReadSpec, read_maps
 from diffusers import CogVideoXImageToVideoPipeline
 
-from .test_laws import SPEC, encode_and_decode, look_and_sample, paint
+from .helpers import SPEC, encode_and_decode, generate, locate_and_sample
 from .tiny.cogvideox import tiny_cogvideox
 from .tiny.hunyuan_video import tiny_hunyuan_video
 
 
 def test_every_frame_of_a_video_has_maps():
     pipe = tiny_hunyuan_video()
-    with record(pipe, SPEC) as listener:
-        frames = paint(pipe)
-    maps = read_maps(listener.recording(), ReadSpec(blocks="all")).maps
+    with record(pipe, SPEC) as session:
+        frames = generate(pipe)
+    maps = read_maps(session.recording(), ReadSpec(blocks="all")).maps
     assert frames.shape[:2] == (1, len(maps)) == (1, 9)
 
 
 def test_positions_may_be_added_before_the_first_block():
     pipe = tiny_cogvideox(rotary=False)
-    with record(pipe, SPEC) as listener:
-        recorded = paint(pipe)
-    assert torch.equal(paint(pipe), recorded)
-    assert listener.recording().scores.shape == (3, 3, 3, 3, 3, 5)
+    with record(pipe, SPEC) as session:
+        recorded = generate(pipe)
+    assert torch.equal(generate(pipe), recorded)
+    assert session.recording().scores.shape == (3, 3, 3, 3, 3, 5)
 
 
 def test_patches_may_go_along_time():
     pipe = tiny_cogvideox(version="1.5")
-    with record(pipe, SPEC) as listener:
-        recorded = paint(pipe)
-    assert torch.equal(paint(pipe), recorded)
-    grid = listener.recording().grid
+    with record(pipe, SPEC) as session:
+        recorded = generate(pipe)
+    assert torch.equal(generate(pipe), recorded)
+    grid = session.recording().grid
     assert (grid.time.latents, grid.time.frames) == (4, 2)
-    assert listener.recording().scores.shape == (2, 3, 3, 3, 3, 5)
+    assert session.recording().scores.shape == (2, 3, 3, 3, 3, 5)
 
 
-def test_without_padding_in_front_every_frame_that_comes_out_has_maps():
+def test_every_frame_has_maps_without_padding_in_front():
     pipe = tiny_cogvideox(version="1.5")
-    with record(pipe, SPEC) as listener:
-        frames = paint(pipe)
-    recording = listener.recording().of_length(frames.shape[1])
+    with record(pipe, SPEC) as session:
+        frames = generate(pipe)
+    recording = session.recording().of_length(frames.shape[1])
     assert len(read_maps(recording, ReadSpec(blocks="all")).maps) == recording.pictures == 9
 
 
 @pytest.mark.parametrize("version", [{"rotary": False}, {"version": "1.5"}])
-def test_other_versions_look_at_pictures_as_they_sample(version):
+def test_other_versions_locate_as_they_sample(version):
     pipe = tiny_cogvideox(**version)
-    located, sampled = look_and_sample(pipe)
+    located, sampled = locate_and_sample(pipe)
     assert located.pictures == len(located.scores) == 1
     torch.testing.assert_close(located.scores[:, 0], sampled.scores[:, 1], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(*encode_and_decode(pipe), atol=1e-5, rtol=1e-5)
 
 
-def test_a_pipeline_that_starts_from_a_picture_looks_at_none():
+def test_a_pipeline_that_needs_an_image_does_not_locate():
     pipe = CogVideoXImageToVideoPipeline(**tiny_cogvideox().components)
     with pytest.raises(ConceptAttentionError, match="is not called without image"):
         locate(pipe, torch.rand(1, 3, 48, 80), SPEC)

@@ -1,11 +1,6 @@
-"""Which model families there are.
+"""Which model families there are: each is one file beside this one and one line in `FAMILIES`."""
 
-A family is one file beside this one and one line in `FAMILIES`. All plumbing lies in `patch.py`.
-"""
-
-import inspect
-
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from typing import Any
 
 from .... import ConceptAttentionError
 from ..obstacles import refuse_wrapped
@@ -20,17 +15,8 @@ from .sd3 import SD3
 FAMILIES: list[Family] = [Flux(), SD3(), QwenImage(), Flux2(), CogVideoX(), HunyuanVideo()]
 
 
-def demands(kind: type) -> list[str]:
-    """What pipelines of a kind are not called without, besides a prompt."""
-    parameters = list(inspect.signature(kind.__call__).parameters.values())[1:]  # without self
-    return [
-        one.name
-        for one in parameters
-        if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
-    ]
-
-
-def find(pipe: DiffusionPipeline) -> Family:
+def family_of(pipe: Any) -> Family:
+    """The family of a pipeline's transformer; a `ConceptAttentionError` where there is none."""
     transformer = getattr(pipe, "transformer", None)
     for family in FAMILIES:
         if family.matches(transformer):

@@ -1,7 +1,7 @@
-"""What a model family has to say for itself. `families.py` lists those there are."""
+"""What a model family declares. `FAMILIES` in `__init__.py` lists those there are."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,43 +9,58 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ....attention import ImageVectors, JointBlock
+from .... import ConceptAttentionError
+from ....attention import JointBlock
+from ....classes import is_a
 from ....locating import blend
 from ....recording import Grid
+from ....tokens import ConceptTokens
+from ..calls import BlockCall, ModelCall
+
+Rope = Callable[[Tensor], Tensor]
+"""Puts queries or keys `b head n d` at their rotary positions."""
 
 
-@dataclass(frozen=True)
-class Ride(ABC):
-    """Concepts on their way through one call of a transformer.
+def no_rope(heads: Tensor) -> Tensor:
+    """For queries or keys without positions, or at the origin."""
+    return heads
 
-    All pictures of a call are at one noise level, so that concepts start as one for all of them.
+
+@dataclass(frozen=True, eq=False)
+class ConceptStream:
+    """Concepts as they start in one call of a transformer, and what takes them through its blocks.
+
+    All rows of a call are at one noise level, so concepts start as one for all of them.
     """
 
-    blocks: Sequence[Any] | nn.ModuleList
-    """The joint blocks that are listened to. Others may stand in for them during a call."""
     concepts: Tensor
-    """The stream as it enters block 0, `1 t (head d)`."""
-
-    @abstractmethod
-    def block(self, index: int) -> JointBlock: ...
-
-    @abstractmethod
-    def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> ImageVectors:
-        """The image side of a block, from what its projections gave, all `b p (head d)`."""
+    """The stream before block 0, `1 t (head d)`."""
+    text_side: Callable[[Any], JointBlock]
+    """The text side of a joint block, given the block."""
+    image_rope: Rope = no_rope
+    """Puts queries or keys of patches at their positions, as the transformer itself does."""
 
 
 class Family(ABC):
-    name: ClassVar[str]
+    """A family of models with joint text-image attention, as diffusers runs them."""
 
+    name: ClassVar[str]
+    """As users know it."""
+    model: ClassVar[str]
+    """The class of its transformer, by its full name: not every diffusers has every class."""
+    encoder: ClassVar[str]
+    """The text encoder that reads concepts, as users know it."""
+    encoder_parts: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer")
+    """The parts of a pipeline that concepts are read with."""
     time_unit: ClassVar[int] = 1000
     """What the scheduler's timesteps are divided by on their way into the transformer."""
 
-    @abstractmethod
-    def matches(self, transformer: Any) -> bool: ...
+    def matches(self, transformer: Any) -> bool:
+        return is_a(transformer, self.model)
 
-    @abstractmethod
     def blocks(self, transformer: Any) -> nn.ModuleList:
-        """The joint blocks."""
+        """The joint-attention blocks."""
+        return transformer.transformer_blocks
 
     def attention(self, block: Any) -> Any:
         """A block's joint attention, with to_q, to_k, to_v and to_out."""
@@ -55,40 +70,48 @@ class Family(ABC):
     def text_length(self, pipe: Any) -> int:
         """How many tokens prompts are padded to, unless the pipeline is told otherwise."""
 
+    def require_encoder(self, pipe: Any) -> None:
+        """Raise where a pipeline was loaded without what concepts are read with."""
+        missing = [part for part in self.encoder_parts if getattr(pipe, part, None) is None]
+        if missing:
+            raise ConceptAttentionError(
+                f"{self.name} reads concepts with {self.encoder}; this pipeline has no "
+                f"{' and no '.join(missing)}. Load it with {' and '.join(self.encoder_parts)}."
+            )
+
     @abstractmethod
-    def embed(self, pipe: Any, words: list[str], length: int) -> list[Tensor]:
-        """For each concept the rows `t n` of its own tokens: no padding, no end token.
+    def embed(self, pipe: Any, words: list[str], length: int) -> list[ConceptTokens]:
+        """For each concept its own tokens: no padding, no start, no end token.
 
         Each is encoded alone, padded to `length` tokens.
         """
 
     @abstractmethod
-    def grid(self, pipe: Any, call: Mapping[str, Any]) -> Grid:
-        """The patch grid of the picture, given what the transformer was called with."""
+    def grid(self, pipe: Any, call: ModelCall) -> Grid:
+        """The patch grid of the image, given what the transformer was called with."""
 
     @abstractmethod
-    def enter(
-        self,
-        transformer: Any,
-        rows: Tensor,
-        call: Mapping[str, Any],
-        first: Mapping[str, Any],
-    ) -> Ride:
-        """Let concepts `t n` enter, given what the transformer and block 0 were called with."""
+    def start_stream(
+        self, transformer: Any, tokens: ConceptTokens, call: ModelCall, first: BlockCall
+    ) -> ConceptStream:
+        """The concepts in one call of the transformer, given what it and block 0 were called with.
 
-    def before_patches(self, call: Mapping[str, Any], first: Mapping[str, Any]) -> int:
-        """How many tokens stand before the picture's patches in what `to_q` projects."""
+        `call` has the rows of the prompt alone, `first` all rows.
+        """
+
+    def tokens_before_patches(self, call: ModelCall, first: BlockCall) -> int:
+        """How many tokens stand before the image's patches in what `to_q` projects."""
         return 0
 
-    # pictures that exist already
+    # images that exist already
 
     def patch_pixels(self, pipe: Any) -> int:
         """Pixels along one side of a patch."""
         return 2 * vae_scale(pipe)
 
     @abstractmethod
-    def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
-        """Pictures `b rgb h w`, 0..1, sides whole patches, as latents `b c h w` of unit scale.
+    def encode(self, pipe: Any, images: Tensor) -> Tensor:
+        """Images `b rgb h w`, 0..1, sides whole patches, as latents `b c h w` of unit scale.
 
         Those of videos have an axis of frames where the transformer has it. The mean of what the
         encoder believes, not a sample.
@@ -99,7 +122,7 @@ class Family(ABC):
         return blend(latent, noise, level)
 
     @abstractmethod
-    def prepare(
+    def prepare_call(
         self, pipe: Any, shape: torch.Size, caption: str, length: int
     ) -> Callable[[Tensor, float], dict[str, Any]]:
         """A function from a noised latent of `shape` (as `encode` gives it) and its noise level
@@ -109,7 +132,7 @@ class Family(ABC):
 
 
 class VideoFamily(Family):
-    """A family that makes videos. It looks at a picture as at a video of one."""
+    """A family that makes videos. An image is located in as a video of one frame."""
 
     stride: ClassVar[int]
     """Videos have one frame and then so many at a time."""
@@ -119,7 +142,7 @@ class VideoFamily(Family):
 
     @abstractmethod
     def fps(self, pipe: Any) -> int:
-        """Pictures in a second of the videos that the model was trained on."""
+        """Frames in a second of the videos that the model was trained on."""
 
 
 def vae_scale(pipe: Any) -> int:
@@ -128,23 +151,23 @@ def vae_scale(pipe: Any) -> int:
     Pipelines of before diffusers 0.32 counted the patch of the transformer in.
     """
     vae = getattr(pipe, "vae", None)
-    told = getattr(vae, "spatial_compression_ratio", None)
+    stated = getattr(vae, "spatial_compression_ratio", None)
     stages = getattr(getattr(vae, "config", None), "block_out_channels", None)
-    if isinstance(told, int):
-        return told
+    if isinstance(stated, int):
+        return stated
     if stages is not None:
         return 2 ** (len(stages) - 1)
     spatial = getattr(pipe, "vae_scale_factor_spatial", None)  # a pipeline without its autoencoder
     return pipe.vae_scale_factor if spatial is None else spatial
 
 
-def see(pipe: Any, pictures: Tensor) -> Tensor:
-    """The latent, of any scale, that the autoencoder believes in most; pictures are 0..1."""
+def encode_images(pipe: Any, images: Tensor) -> Tensor:
+    """The latent, of any scale, that the autoencoder believes in most; images are 0..1."""
     vae = pipe.vae
     with torch.no_grad():
-        return vae.encode(pictures.to(pipe._execution_device, vae.dtype) * 2 - 1).latent_dist.mode()
+        return vae.encode(images.to(pipe._execution_device, vae.dtype) * 2 - 1).latent_dist.mode()
 
 
-def see_still(pipe: Any, pictures: Tensor) -> Tensor:
-    """`see` with an autoencoder of videos: each picture is one, of one picture, `b c 1 h w`."""
-    return see(pipe, rearrange(pictures, "b rgb h w -> b rgb 1 h w"))
+def encode_single_frames(pipe: Any, images: Tensor) -> Tensor:
+    """`encode_images` with an autoencoder of videos: each image is one frame, `b c 1 h w`."""
+    return encode_images(pipe, rearrange(images, "b rgb h w -> b rgb 1 h w"))

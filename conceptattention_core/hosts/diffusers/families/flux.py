@@ -2,85 +2,87 @@
 
 A concept is read by T5 alone, padded as a prompt is; its pooled vector is zeros and its position
 the origin, where RoPE is the identity (arXiv 2502.04320, section 4 and the authors' defaults).
+
+In diffusers: models/transformers/transformer_flux.py, `FluxTransformerBlock`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import apply_rotary_emb
-from diffusers.models.transformers.transformer_flux import (
-    FluxTransformer2DModel,
-)
-from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from .... import ConceptAttentionError
-from ....attention import ImageVectors
 from ....recording import Grid
-from .base import Family, Ride, see, vae_scale
-from .joint_attention import TextSide, image_vectors
-from .reading import own_rows
+from ....tokens import ConceptTokens
+from ..calls import BlockCall, ModelCall
+from .base import ConceptStream, Family, encode_images, vae_scale
+from .joint_attention import rope_of, text_side
+from .reading import own_tokens
 
 LENGTH, LENGTH_SCHNELL = 512, 256  # tokens
 
 
 class Flux(Family):
     name = "Flux.1"
+    model = "diffusers.models.transformers.transformer_flux.FluxTransformer2DModel"
+    encoder = "T5"
+    encoder_parts = ("text_encoder_2", "tokenizer_2")
 
-    def matches(self, transformer: Any) -> bool:
-        return isinstance(transformer, FluxTransformer2DModel)
-
-    def blocks(self, transformer: FluxTransformer2DModel) -> nn.ModuleList:
-        return transformer.transformer_blocks
-
-    def text_length(self, pipe: FluxPipeline) -> int:
+    def text_length(self, pipe: Any) -> int:
         # Taking guidance as an input is what tells dev from schnell.
         full = LENGTH if pipe.transformer.config.guidance_embeds else LENGTH_SCHNELL
         return min(full, getattr(pipe.tokenizer_2, "model_max_length", full))
 
-    def embed(self, pipe: Any, words: list[str], length: int) -> list[Tensor]:
-        tokenizer = pipe.tokenizer_2
-        if tokenizer is None or pipe.text_encoder_2 is None:
-            raise ConceptAttentionError(
-                "Flux.1 reads concepts with T5; this pipeline was loaded without it. "
-                "Load it with text_encoder_2 and tokenizer_2."
-            )
+    def embed(self, pipe: Any, words: list[str], length: int) -> list[ConceptTokens]:
         with torch.no_grad():
             # all in one call of the text encoder, through everything the prompt goes through
             if pipe.text_encoder is None:  # CLIP, of which nothing is kept
-                encoder = pipe.text_encoder_2
                 encoded = pipe._get_t5_prompt_embeds(
                     words,
                     max_sequence_length=length,
                     device=pipe._execution_device,
-                    dtype=encoder.dtype,
+                    dtype=pipe.text_encoder_2.dtype,
                 )
             else:
                 encoded = pipe.encode_prompt(words, words, max_sequence_length=length)[0]
         if hasattr(pipe, "maybe_convert_prompt"):  # a word the user taught the model
-            words = pipe.maybe_convert_prompt(words, tokenizer)
-        return own_rows(encoded, tokenizer, words, length)
+            words = pipe.maybe_convert_prompt(words, pipe.tokenizer_2)
+        return own_tokens(encoded, pipe.tokenizer_2, words, length)
 
-    def grid(self, pipe: FluxPipeline, call: Mapping[str, Any]) -> Grid:
-        ids = call["img_ids"]
+    def grid(self, pipe: Any, call: ModelCall) -> Grid:
+        ids = call.img_ids
         ids = ids[0] if ids.ndim == 3 else ids  # a batch axis is deprecated, not gone
-        # Reference pictures come after, with another number in the first column.
+        # Reference images come after, with another number in the first column.
         y, x = (int(n) + 1 for n in ids[ids[:, 0] == ids[0, 0], 1:].amax(dim=0))
         if y * x > len(ids):
             raise ConceptAttentionError(
-                f"The patches of the picture should fill a grid; {type(pipe).__name__} gave "
+                f"The patches of the image should fill a grid; {type(pipe).__name__} gave "
                 f"{len(ids)} patches for a grid of {y} by {x}."
             )
         return Grid.of_latent(2 * y, 2 * x, patch=2, scale=vae_scale(pipe))
 
-    def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
-        config = pipe.vae.config
-        return (see(pipe, pictures) - config.shift_factor) * config.scaling_factor
+    def start_stream(
+        self, transformer: Any, tokens: ConceptTokens, call: ModelCall, first: BlockCall
+    ) -> ConceptStream:
+        concepts = transformer.context_embedder(tokens.rows.to(call.encoder_hidden_states))
+        levels = [level for level in (call.timestep, call.guidance) if level is not None]
+        temb = transformer.time_text_embed(
+            *(level[:1].to(first.hidden_states) * 1000 for level in levels),
+            torch.zeros_like(call.pooled_projections[:1]),
+        )
+        text = first.encoder_hidden_states.shape[1]
+        cos, sin = first.image_rotary_emb
+        rope = rope_of(cos[text:], sin[text:])
+        return ConceptStream(concepts[None], partial(text_side, temb=temb), rope)
 
-    def prepare(
+    def encode(self, pipe: Any, images: Tensor) -> Tensor:
+        config = pipe.vae.config
+        return (encode_images(pipe, images) - config.shift_factor) * config.scaling_factor
+
+    def prepare_call(
         self, pipe: Any, shape: torch.Size, caption: str, length: int
     ) -> Callable[[Tensor, float], dict[str, Any]]:
         b, _, h, w = shape
@@ -104,37 +106,3 @@ class Flux(Family):
             }
 
         return arguments
-
-    def enter(
-        self,
-        transformer: FluxTransformer2DModel,
-        rows: Tensor,
-        call: Mapping[str, Any],
-        first: Mapping[str, Any],
-    ) -> "FluxRide":
-        image, text = first["hidden_states"], first["encoder_hidden_states"]
-        concepts = transformer.context_embedder(rows.to(call["encoder_hidden_states"]))
-        clocks = [call["timestep"], call.get("guidance")]
-        temb = transformer.time_text_embed(
-            *(clock[:1].to(image) * 1000 for clock in clocks if clock is not None),
-            torch.zeros_like(call["pooled_projections"][:1]),
-        )
-        cos, sin = (table[text.shape[1] :] for table in first["image_rotary_emb"])
-        return FluxRide(transformer.transformer_blocks, concepts[None], temb, (cos, sin))
-
-
-@dataclass(frozen=True)
-class FluxRide(Ride):
-    """Its blocks are `FluxTransformerBlock`s."""
-
-    temb: Tensor
-    positions: tuple[Tensor, Tensor]  # cos and sin of the image, p d
-
-    def block(self, index: int) -> TextSide:
-        return TextSide(self.blocks[index], self.temb)
-
-    def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> ImageVectors:
-        positions = tuple(table[: q.shape[1]] for table in self.positions)
-        attention: Any = self.blocks[index].attn
-        place: Any = apply_rotary_emb  # annotated too narrowly
-        return image_vectors(attention, q, k, v, outputs, lambda heads: place(heads, positions))

@@ -1,76 +1,84 @@
-"""Qwen-Image. Pictures to refer to stand behind the picture's patches.
+"""Qwen-Image. Reference images stand behind the image's patches.
 
 A concept is read by the language model inside the template of a prompt, from which its own tokens
 are taken; it stands at the places that they have there. There is no pooled vector.
+
+In diffusers: models/transformers/transformer_qwenimage.py, `QwenImageTransformerBlock`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from .... import ConceptAttentionError
-from ....attention import ImageVectors
-from ....classes import is_a
 from ....recording import Grid
-from .base import Family, Ride, see_still, vae_scale
-from .joint_attention import guarded, image_vectors, text_heads
-from .reading import own_span, places_of, with_column
-
-if TYPE_CHECKING:  # diffusers has it since 0.35
-    from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
+from ....text_side import split_six
+from ....tokens import ConceptTokens
+from ..calls import BlockCall, ModelCall
+from .base import ConceptStream, Family, Rope, encode_single_frames, vae_scale
+from .joint_attention import JointTextSide, joint_text_side
+from .reading import own_span
 
 LENGTH = 512  # tokens; prompts are not padded up to it
 
 
 class QwenImage(Family):
     name = "Qwen-Image"
-
-    def matches(self, transformer: Any) -> bool:
-        module = "diffusers.models.transformers.transformer_qwenimage"
-        return is_a(transformer, f"{module}.QwenImageTransformer2DModel")
-
-    def blocks(self, transformer: "QwenImageTransformer2DModel") -> nn.ModuleList:
-        return transformer.transformer_blocks
+    model = "diffusers.models.transformers.transformer_qwenimage.QwenImageTransformer2DModel"
+    encoder = "its language model"
 
     def text_length(self, pipe: Any) -> int:
         return LENGTH
 
-    def embed(self, pipe: Any, words: list[str], length: int) -> list[Tensor]:
-        if pipe.text_encoder is None:
-            raise ConceptAttentionError(
-                "Qwen-Image reads concepts with its language model; this pipeline was loaded "
-                "without it. Load it with text_encoder and tokenizer."
-            )
+    def embed(self, pipe: Any, words: list[str], length: int) -> list[ConceptTokens]:
         with torch.no_grad():
             encoded, _ = pipe.encode_prompt(words, max_sequence_length=length)
         template, dropped = pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx
         texts = [template.format(text) for text in ("", *words)]
         empty, *read = (pipe.tokenizer(text).input_ids for text in texts)
-        rows = []
-        for kept, ids in zip(encoded, read, strict=True):
+        tokens = []
+        for rows, ids in zip(encoded, read, strict=True):
             own = own_span(ids, empty)
             places = range(own.start - len(ids), own.stop - len(ids))
-            rows.append(with_column(kept[own.start - dropped : own.stop - dropped], places))
-        return rows
+            kept = rows[own.start - dropped : own.stop - dropped]
+            tokens.append(ConceptTokens.of(kept, places))
+        return tokens
 
-    def grid(self, pipe: Any, call: Mapping[str, Any]) -> Grid:
-        first = call["img_shapes"][0]  # of the batch; ControlNet's pipelines give one shape each
-        _, y, x = first[0] if isinstance(first, list) else first  # pictures to refer to come after
+    def grid(self, pipe: Any, call: ModelCall) -> Grid:
+        first = call.img_shapes[0]  # of the batch; ControlNet's pipelines give one shape each
+        _, y, x = first[0] if isinstance(first, list) else first  # reference images come after
         return Grid.of_latent(2 * y, 2 * x, patch=2, scale=vae_scale(pipe))
 
-    def encode(self, pipe: Any, pictures: Tensor) -> Tensor:
-        latent = see_still(pipe, pictures)[:, :, 0]
+    def start_stream(
+        self, transformer: Any, tokens: ConceptTokens, call: ModelCall, first: BlockCall
+    ) -> ConceptStream:
+        text, mask = call.encoder_hidden_states, call.encoder_hidden_states_mask
+        if mask is None:
+            mask = text.new_ones(1, text.shape[1])
+        positions = tokens.positions(mask.sum(dim=1, keepdim=True).long())
+        concepts = transformer.txt_in(transformer.txt_norm(tokens.rows.to(text)))
+        image_rotary, text_rotary = first.image_rotary_emb
+        rope = rope_of(rearrange(text_rotary[positions], "b t d -> b 1 t d"))
+        temb = first.temb[:1]  # a second half is for reference images, whose noise level is 0
+
+        def text_side(block: Any) -> JointTextSide:
+            modulations = split_six(block.txt_mod(temb), fused=False)
+            norms = block.txt_norm1, block.txt_norm2
+            return joint_text_side(block, modulations, *norms, block.txt_mlp, rope)
+
+        return ConceptStream(concepts[None], text_side, rope_of(image_rotary))
+
+    def encode(self, pipe: Any, images: Tensor) -> Tensor:
+        latent = encode_single_frames(pipe, images)[:, :, 0]
         mean, std = (
             rearrange(torch.tensor(figures).to(latent), "c -> c 1 1")
             for figures in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
         )
         return (latent - mean) / std
 
-    def prepare(
+    def prepare_call(
         self, pipe: Any, shape: torch.Size, caption: str, length: int
     ) -> Callable[[Tensor, float], dict[str, Any]]:
         b, _, h, w = shape
@@ -93,73 +101,15 @@ class QwenImage(Family):
 
         return arguments
 
-    def enter(
-        self,
-        transformer: "QwenImageTransformer2DModel",
-        rows: Tensor,
-        call: Mapping[str, Any],
-        first: Mapping[str, Any],
-    ) -> "QwenRide":
-        text = call["encoder_hidden_states"]
-        mask = call.get("encoder_hidden_states_mask")
-        if mask is None:
-            mask = text.new_ones(1, text.shape[1])
-        rows, places = places_of(rows, mask.sum(dim=1).long())
-        concepts = transformer.txt_in(transformer.txt_norm(rows.to(text)))
-        image_turns, text_turns = first["image_rotary_emb"]
-        turns = rearrange(text_turns[places], "b t d -> b 1 t d")
-        # with reference pictures a second half follows, for the noise level 0 that they have
-        temb = first["temb"][:1]
-        return QwenRide(transformer.transformer_blocks, concepts[None], temb, turns, image_turns)
 
+def rope_of(rotary: Tensor) -> Rope:
+    """The rotation of the first tokens of a sequence by complex numbers `.. n d/2`."""
 
-@dataclass(frozen=True)
-class QwenRide(Ride):
-    """Its blocks are `QwenImageTransformerBlock`s."""
+    def rotate(heads: Tensor) -> Tensor:
+        pairs = rearrange(heads.float(), "b head n (d two) -> b head n d two", two=2)
+        rotated = torch.view_as_complex(pairs.contiguous()) * rotary[..., : heads.shape[2], :]
+        return rearrange(torch.view_as_real(rotated), "b head n d two -> b head n (d two)").to(
+            heads
+        )
 
-    temb: Tensor
-    turns: Tensor  # of the concepts, complex, b 1 t d/2
-    image_turns: Tensor  # p d/2
-
-    def block(self, index: int) -> "QwenBlock":
-        block: Any = self.blocks[index]
-        modulation = rearrange(block.txt_mod(self.temb), "b (six d) -> six b 1 d", six=6)
-        return QwenBlock(block, *modulation, turns=self.turns)
-
-    def image(self, index: int, q: Tensor, k: Tensor, v: Tensor, outputs: Tensor) -> ImageVectors:
-        attention: Any = self.blocks[index].attn
-        turns = self.image_turns[: q.shape[1]]
-        return image_vectors(attention, q, k, v, outputs, lambda heads: turn(heads, turns))
-
-
-@dataclass(frozen=True)
-class QwenBlock:
-    """The text side of a block. The modulation is `b 1 d`."""
-
-    block: Any  # a QwenImageTransformerBlock
-    shift: Tensor
-    scale: Tensor
-    gate: Tensor
-    shift_mlp: Tensor
-    scale_mlp: Tensor
-    gate_mlp: Tensor
-    turns: Tensor
-
-    def heads(self, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        modulated = self.block.txt_norm1(concepts) * (1 + self.scale) + self.shift
-        return text_heads(self.block.attn, modulated)
-
-    def apply_rope(self, heads: Tensor) -> Tensor:
-        return turn(heads, self.turns)
-
-    def update(self, concepts: Tensor, attended: Tensor) -> Tensor:
-        concepts = concepts + self.gate * self.block.attn.to_add_out(attended)
-        modulated = self.block.txt_norm2(concepts) * (1 + self.scale_mlp) + self.shift_mlp
-        return guarded(concepts + self.gate_mlp * self.block.txt_mlp(modulated))
-
-
-def turn(heads: Tensor, turns: Tensor) -> Tensor:
-    """Queries or keys `b head n d` at their positions; `turns` are complex, .. n d/2."""
-    pairs = rearrange(heads.float(), "b head n (d two) -> b head n d two", two=2)
-    turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * turns)
-    return rearrange(turned, "b head n d two -> b head n (d two)").to(heads)
+    return rotate

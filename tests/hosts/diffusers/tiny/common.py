@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from conceptattention.conceptattention_core.recording import Time
@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from torch import Tensor
 from transformers import CLIPTextConfig, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 LENGTH = 77  # tokens all tokenizers read; ComfyUI's CLIP knows no other number
@@ -27,7 +26,7 @@ class Tiny:
 
     make: Callable[[], DiffusionPipeline]
     noise: tuple[int, ...]
-    """The latent of a picture of 48 by 80 pixels, as the pipeline takes it, without the batch."""
+    """The latent of an image of 48 by 80 pixels, as the pipeline takes it, without the batch."""
     call: Mapping[str, Any] = field(default_factory=dict)
     """What a short run is called with besides the prompt and the size; it has no guidance."""
     guided: Mapping[str, Any] = field(
@@ -35,14 +34,14 @@ class Tiny:
     )
     """What asks for guidance against a negative prompt."""
     copies: str | None = "num_images_per_prompt"
-    """The argument that asks for several pictures of one prompt."""
+    """The argument that asks for several images of one prompt."""
     time: Time = Time()  # noqa: RUF009 - frozen
     image_first: bool = False
     """Whether a block hands out the image before the text."""
     start: int = 0
     """Where its own tokens start among the rows of a prompt."""
-    column: Literal["places", "owners"] | None = None
-    """What a last column of rows tells: places from the end of the text, or whose they are."""
+    has_places: bool = False
+    """Whether concepts stand at the places of their tokens in the text."""
     fuses: bool = True
     """Whether diffusers can fuse its projections."""
     heun: bool = True
@@ -56,14 +55,6 @@ class Tiny:
         shown = int(mask[0].sum())
         names = ("encoder_hidden_states", "encoder_attention_mask")
         return {**call, **{name: call[name][:, :shown] for name in names}}
-
-    def number(self, text: Tensor) -> Tensor:
-        """Rows `t n` of a text as they would ride."""
-        if self.column is None:
-            return text
-        places = self.column == "places"
-        numbers = torch.arange(-len(text), 0) if places else torch.zeros(len(text))
-        return torch.cat([text, numbers[:, None].to(text)], dim=1)
 
 
 def tokenizer(start: str, end: str, *, closed: bool = True) -> PreTrainedTokenizerFast:

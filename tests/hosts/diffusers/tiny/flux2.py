@@ -61,5 +61,5 @@ TINY = Tiny(
     call={"guidance_scale": 1.0},
     guided={"guidance_scale": 3.0},
     start=4,
-    column="places",
+    has_places=True,
 )

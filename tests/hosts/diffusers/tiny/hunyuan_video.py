@@ -66,6 +66,5 @@ TINY = Tiny(
     time=Time(3, 4),
     image_first=True,
     start=99 - 95,  # the template's tokens here, less those that the pipeline drops
-    column="owners",
     fuses=False,
 )

@@ -71,6 +71,6 @@ TINY = Tiny(
     noise=(3 * 5, 64),
     call={"true_cfg_scale": 1.0},
     start=2,
-    column="places",
+    has_places=True,
     fuses=False,
 )
