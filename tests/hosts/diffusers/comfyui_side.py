@@ -1,4 +1,4 @@
-"""The ComfyUI half of test_parity.py: samples a diffusers folder and saves what was heard.
+"""The ComfyUI half of test_parity.py: samples a diffusers folder and saves what was recorded.
 
 Runs in ComfyUI's own Python: comfyui_side.py COMFYUI ROOT FOLDER
 """
@@ -7,7 +7,6 @@ Runs in ComfyUI's own Python: comfyui_side.py COMFYUI ROOT FOLDER
 import dataclasses
 import importlib.util
 import json
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -38,6 +37,7 @@ import comfy.sd
 import comfy.supported_models
 import torch
 from comfy.ldm.hunyuan_video.model import HunyuanVideoParams
+from comfyui_names import Weights, as_flux, rename
 from conceptattention_core.attention import Method
 from conceptattention_core.concepts import parse
 from conceptattention_core.hosts.comfyui.demo import (
@@ -53,70 +53,6 @@ from conceptattention_core.recording import RecordSpec
 from einops import rearrange, repeat
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-Weights = dict[str, Tensor]
-
-
-BLOCKS = {
-    "transformer_blocks": (
-        "double_blocks",
-        {
-            "attn.to_q": "img_attn.qkv",
-            "attn.to_k": "img_attn.qkv",
-            "attn.to_v": "img_attn.qkv",
-            "attn.add_q_proj": "txt_attn.qkv",
-            "attn.add_k_proj": "txt_attn.qkv",
-            "attn.add_v_proj": "txt_attn.qkv",
-            "attn.norm_q": "img_attn.norm.query_norm",
-            "attn.norm_k": "img_attn.norm.key_norm",
-            "attn.norm_added_q": "txt_attn.norm.query_norm",
-            "attn.norm_added_k": "txt_attn.norm.key_norm",
-            "attn.to_out.0": "img_attn.proj",
-            "attn.to_add_out": "txt_attn.proj",
-            "norm1.linear": "img_mod.lin",
-            "norm1_context.linear": "txt_mod.lin",
-            "ff.net.0.proj": "img_mlp.0",
-            "ff.linear_in": "img_mlp.0",
-            "ff.net.2": "img_mlp.2",
-            "ff.linear_out": "img_mlp.2",
-            "ff_context.net.0.proj": "txt_mlp.0",
-            "ff_context.linear_in": "txt_mlp.0",
-            "ff_context.net.2": "txt_mlp.2",
-            "ff_context.linear_out": "txt_mlp.2",
-        },
-    ),
-    "single_transformer_blocks": (
-        "single_blocks",
-        {
-            "attn.to_q": "linear1",
-            "attn.to_k": "linear1",
-            "attn.to_v": "linear1",
-            "proj_mlp": "linear1",
-            "attn.to_qkv_mlp_proj": "linear1",
-            "attn.norm_q": "norm.query_norm",
-            "attn.norm_k": "norm.key_norm",
-            "norm.linear": "modulation.lin",
-            "attn.to_out": "linear2",
-            "proj_out": "linear2",
-        },
-    ),
-    "context_embedder.token_refiner.refiner_blocks": (
-        "txt_in.individual_token_refiner.blocks",
-        {
-            "norm1": "norm1",
-            "norm2": "norm2",
-            "attn.to_q": "self_attn.qkv",
-            "attn.to_k": "self_attn.qkv",
-            "attn.to_v": "self_attn.qkv",
-            "attn.to_out.0": "self_attn.proj",
-            "ff.net.0.proj": "mlp.0",
-            "ff.net.2": "mlp.2",
-            "norm_out.linear": "adaLN_modulation.1",
-        },
-    ),
-}
-"""Layers of Flux.2 and HunyuanVideo in diffusers and what they are called, or are a part of, in
-ComfyUI."""
 
 
 class Readings:
@@ -347,38 +283,6 @@ def load_cogvideox() -> tuple:
     return build("CogVideoX_T2V", params, weights), Readings("t5xxl"), Encodings()
 
 
-def as_flux(weights: Weights) -> Weights:
-    """Weights under the names of ComfyUI: those of blocks, the last layer, and what embeds."""
-    parts: dict[str, list[Tensor]] = {}
-    rest = dict(weights)
-    for theirs, (ours, layers) in BLOCKS.items():
-        for layer, whole in layers.items():
-            pattern = re.compile(rf"{theirs}\.(\d+)\.{re.escape(layer)}\.(\w+)")
-            for name in weights:
-                if found := pattern.fullmatch(name):
-                    parts.setdefault(f"{ours}.{found[1]}.{whole}.{found[2]}", []).append(
-                        rest.pop(name)
-                    )
-    for name in [name for name in rest if name.startswith("norm_out.linear.")]:
-        scale, shift = rest.pop(name).chunk(2)
-        parts[name.replace("norm_out.linear.", "final_layer.adaLN_modulation.1.")] = [shift, scale]
-    joined = {name: torch.cat(part) for name, part in parts.items()}
-    last = {
-        "proj_out.": "final_layer.linear.",
-        ".linear_1.": ".in_layer.",
-        ".linear_2.": ".out_layer.",
-    }
-    # older versions call a norm's weight its scale, and newer ones understand that
-    return {**rename(joined, {"_norm.weight": "_norm.scale"}), **rename(rest, last)}
-
-
-def rename(weights: Weights, names: dict[str, str]) -> Weights:
-    """Weights with parts of their names changed, one after another."""
-    for theirs, ours in names.items():
-        weights = {name.replace(theirs, ours): weight for name, weight in weights.items()}
-    return weights
-
-
 LOAD = {
     "Flux.1": lambda: load_demo_model(folder),
     "SD3": load_sd3,
@@ -401,7 +305,7 @@ def sampler() -> comfy.samplers.Sampler:
 
 asked = json.loads((folder / "asked.json").read_text("utf-8"))
 given = load_file(folder / "given.safetensors")
-heard = {}
+scores = {}
 with torch.inference_mode():
     model, clip, vae = LOAD[asked["family"]]()
     positive, negative = (
@@ -410,9 +314,9 @@ with torch.inference_mode():
     )
     for i, (attend, space, tokens) in enumerate(asked["methods"]):
         method = Method(attend, space)
-        listening = record(model, clip, RecordSpec(parse(asked["concepts"]), tokens, method))
+        recorded = record(model, clip, RecordSpec(parse(asked["concepts"]), tokens, method))
         latent = comfy.sample.sample_custom(
-            listening,
+            recorded,
             given["noise"],
             asked["guidance"],
             sampler(),
@@ -422,13 +326,15 @@ with torch.inference_mode():
             torch.zeros_like(given["noise"]),
             disable_pbar=True,
         )
-        heard[f"scores {i}"] = STORE.find(
-            latent, listening.get_attachment("conceptattention")
+        scores[f"scores {i}"] = STORE.find(
+            latent, recorded.get_attachment("conceptattention")
         ).scores
     if "pictures" in given:
         how = LocateSpec(asked["prompt"], **asked["how"])
-        heard["located"] = locate(
+        scores["located"] = locate(
             model, clip, vae, given["pictures"], RecordSpec(parse(asked["concepts"])), how
         ).scores
-heard["latent"] = latent
-save_file({name: value.contiguous() for name, value in heard.items()}, folder / "heard.safetensors")
+scores["latent"] = latent
+save_file(
+    {name: value.contiguous() for name, value in scores.items()}, folder / "recorded.safetensors"
+)

@@ -1,4 +1,4 @@
-"""ComfyUI and diffusers hear the same on the same weights.
+"""ComfyUI and diffusers record the same on the same weights.
 
 Both sample from the same noise at the same noise levels, guided against the same prompt; what is
 recorded of every step and block, what is located, and the latents have to agree.
@@ -6,7 +6,7 @@ recorded of every step and block, what is located, and the latents have to agree
 Flux.1 brings its text encoders along; in the other families ComfyUI is given the tokens and rows
 that diffusers' encoders read, because it knows these encoders at their published sizes only. For
 the same reason Qwen-Image's pictures come as diffusers' autoencoder encoded them; the other
-families that look at pictures bring theirs along.
+families that locate in images bring theirs along.
 """
 
 import json
@@ -116,52 +116,52 @@ def unscale(pipe: DiffusionPipeline, latent: Tensor) -> Tensor:
 
 
 @contextmanager
-def hearing(encoder: nn.Module) -> Iterator[dict[str, Tensor]]:
+def inputs_of(encoder: nn.Module) -> Iterator[dict[str, Tensor]]:
     """What a text encoder is called with."""
-    heard = {}
+    inputs = {}
 
-    def hear(encoder: nn.Module, args: tuple, kwargs: dict[str, Tensor]) -> None:
-        heard.update(kwargs)
+    def keep(encoder: nn.Module, args: tuple, kwargs: dict[str, Tensor]) -> None:
+        inputs.update(kwargs)
         if args:
-            heard["input_ids"] = args[0]
+            inputs["input_ids"] = args[0]
 
-    handle = encoder.register_forward_pre_hook(hear, with_kwargs=True)
+    handle = encoder.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        yield heard
+        yield inputs
     finally:
         handle.remove()
 
 
 def read_sd3(pipe: DiffusionPipeline, text: str) -> dict[str, Tensor]:
-    with hearing(pipe.text_encoder) as heard:
+    with inputs_of(pipe.text_encoder) as inputs:
         rows, _, pooled, _ = pipe.encode_prompt(
             text, text, text, do_classifier_free_guidance=False, max_sequence_length=length_of(pipe)
         )
-    tokens = heard["input_ids"][0]
+    tokens = inputs["input_ids"][0]
     end = tokens == pipe.tokenizer.eos_token_id
     return {"rows": rows, "pooled": pooled, "tokens": tokens.where(~end, CLIP_END)}
 
 
 def read_template(pipe: DiffusionPipeline, text: str) -> dict[str, Tensor]:
-    with hearing(pipe.text_encoder) as heard:
+    with inputs_of(pipe.text_encoder) as inputs:
         rows, _ = pipe.encode_prompt(text, max_sequence_length=length_of(pipe))
-    return {"rows": rows, "tokens": heard["input_ids"][0]}
+    return {"rows": rows, "tokens": inputs["input_ids"][0]}
 
 
 def read_hunyuan(pipe: DiffusionPipeline, text: str) -> dict[str, Tensor]:
     """Without the padding, which is masked in diffusers and not there in ComfyUI."""
-    with hearing(pipe.text_encoder) as heard:
+    with inputs_of(pipe.text_encoder) as inputs:
         rows, pooled, mask = pipe.encode_prompt(text, max_sequence_length=length_of(pipe))
-    tokens = heard["input_ids"][heard["attention_mask"].bool()]
+    tokens = inputs["input_ids"][inputs["attention_mask"].bool()]
     return {"rows": rows[:, mask[0].bool()], "pooled": pooled, "tokens": tokens}
 
 
 def read_cogvideox(pipe: DiffusionPipeline, text: str) -> dict[str, Tensor]:
-    with hearing(pipe.text_encoder) as heard:
+    with inputs_of(pipe.text_encoder) as inputs:
         rows, _ = pipe.encode_prompt(
             text, do_classifier_free_guidance=False, max_sequence_length=length_of(pipe)
         )
-    return {"rows": rows, "tokens": heard["input_ids"][0]}
+    return {"rows": rows, "tokens": inputs["input_ids"][0]}
 
 
 def swap(latent: Tensor) -> Tensor:
@@ -254,12 +254,12 @@ def test_both_hosts_record_the_same(comfyui, tmp_path, family):
         save_clip(pipe, tmp_path / "text_encoder" / "model.safetensors")
 
     noise = torch.randn(2, *case.size, generator=torch.Generator().manual_seed(0))
-    latent, expected = paint(pipe, case, tiny, noise)
+    latent, expected = sample(pipe, case, tiny, noise)
     given = {"noise": noise, "sigmas": case.sigmas(pipe)}
     against = tiny.guided.get("negative_prompt", "")  # Klein knows no other
     asked = {**ASKED, "family": family, "negative_prompt": against}
     with torch.no_grad():
-        expected["located"] = look(pipe, case, given)
+        expected["located"] = locate_images(pipe, case, given)
         if case.texts is not None:
             words = [concept.words for concept in CONCEPTS.concepts]
             asked["texts"] = list(dict.fromkeys([ASKED["prompt"], against, "", *words]))
@@ -273,12 +273,12 @@ def test_both_hosts_record_the_same(comfyui, tmp_path, family):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
-    heard = load_file(tmp_path / "heard.safetensors")
-    torch.testing.assert_close(heard.pop("latent"), latent, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(heard, expected, atol=1e-4, rtol=1e-4)
+    recorded = load_file(tmp_path / "recorded.safetensors")
+    torch.testing.assert_close(recorded.pop("latent"), latent, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(recorded, expected, atol=1e-4, rtol=1e-4)
 
 
-def paint(
+def sample(
     pipe: DiffusionPipeline, case: Case, tiny: Tiny, noise: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The latent that diffusers makes of noise, and what is recorded by each method."""
@@ -302,7 +302,7 @@ def paint(
     return case.unpack(pipe, latent), scores
 
 
-def look(pipe: DiffusionPipeline, case: Case, given: dict[str, Tensor]) -> Tensor:
+def locate_images(pipe: DiffusionPipeline, case: Case, given: dict[str, Tensor]) -> Tensor:
     """What diffusers locates in pictures; they are `given` to ComfyUI."""
     h, w = (case.scale * n for n in case.size[-2:])
     # a size that has to be changed to fit the patches
