@@ -2,6 +2,7 @@
 
     COMFYUI_PATH=... python -m bench.same_maps record FOLDER     # before the change
     COMFYUI_PATH=... python -m bench.same_maps compare FOLDER    # after it
+    python -m bench.same_maps record FOLDER --host diffusers
 
 The models are those of the law tests, all with fixed random weights. `compare` prints every run
 whose scores are not the same bit for bit, with the largest difference, and ends with status 1 if
@@ -12,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +62,61 @@ def run_comfyui() -> Runs:
     yield f"{GENERIC}, value", scores(tiny, method=Method(space="value"))
 
 
-HOSTS: dict[str, Callable[[], Runs]] = {"comfyui": run_comfyui}
+def run_diffusers() -> Runs:
+    """Every family, and other versions of some, in every space; what is located in images, too."""
+    from conceptattention.conceptattention_core.attention import ATTEND, SPACES, Method
+    from conceptattention.conceptattention_core.concepts import parse
+    from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
+    from conceptattention.conceptattention_core.hosts.diffusers.patch import record
+    from conceptattention.conceptattention_core.locating import LocateSpec
+    from conceptattention.conceptattention_core.recording import RecordSpec
+
+    import tests.conftest  # noqa: F401
+    from tests.hosts.diffusers.tiny import LENGTH, TINY, Tiny
+    from tests.hosts.diffusers.tiny.cogvideox import tiny_cogvideox
+    from tests.hosts.diffusers.tiny.flux import tiny_flux
+    from tests.hosts.diffusers.tiny.flux2 import tiny_flux2
+    from tests.hosts.diffusers.tiny.sd3 import tiny_sd3
+
+    concepts = parse("red balloon, sky, sea: the green sea")
+    images = torch.rand(2, 3, 50, 77, generator=torch.Generator().manual_seed(3))
+    others = {
+        "Flux.1 dev": (lambda: tiny_flux(guidance=True), "Flux.1"),
+        "Flux.2 dev": (lambda: tiny_flux2(klein=False), "Flux.2"),
+        "SD3.0": (lambda: tiny_sd3(newer=False), "SD3"),
+        "CogVideoX 2b": (lambda: tiny_cogvideox(rotary=False), "CogVideoX"),
+        "CogVideoX 1.5": (lambda: tiny_cogvideox(version="1.5"), "CogVideoX"),
+    }
+
+    def scores(pipe: Any, tiny: Tiny, spec: RecordSpec, **changed: Any) -> Tensor:
+        usual = {"height": 48, "width": 80, "num_inference_steps": 2, "output_type": "latent"}
+        prompt = {"prompt": "a red balloon over the sea", "max_sequence_length": LENGTH}
+        with record(pipe, spec) as session:
+            noise = torch.Generator().manual_seed(0)
+            pipe(**{**usual, **prompt, **tiny.call, **changed}, generator=noise)
+        return session.recording().scores
+
+    def every(name: str, make: Callable[[], Any], tiny: Tiny) -> Runs:
+        pipe = make()
+        for space in SPACES:
+            spec = RecordSpec(concepts, method=Method(space=space))
+            yield f"{name}, {space}", scores(pipe, tiny, spec)
+        for attend in ATTEND:
+            spec = RecordSpec(concepts, method=Method(attend))
+            yield f"{name}, attends to {attend}", scores(pipe, tiny, spec)
+        bounces = RecordSpec(concepts, "first", Method(bounces=1), blocks="1-2")
+        yield f"{name}, first token, bounces, guided", scores(pipe, tiny, bounces, **tiny.guided)
+        how = LocateSpec("a red balloon", noise=(0.3, 0.6), samples=2)
+        yield f"{name}, located", locate(pipe, images, RecordSpec(concepts), how).scores
+        yield f"{name}, bfloat16", scores(pipe.to(torch.bfloat16), tiny, RecordSpec(concepts))
+
+    for name, tiny in TINY.items():
+        yield from every(name, tiny.make, tiny)
+    for name, (make, family) in others.items():
+        yield from every(name, make, TINY[family])
+
+
+HOSTS: dict[str, Callable[[], Runs]] = {"comfyui": run_comfyui, "diffusers": run_diffusers}
 
 
 def compare(found: Tensor | None, expected: Tensor) -> float:
