@@ -48,13 +48,12 @@ def record(
         from conceptattention_core.hosts.diffusers.patch import record
         from conceptattention_core.maps import read_maps
         from conceptattention_core.recording import RecordSpec
-        from conceptattention_core.render import heat_maps
 
-        pipe = DiffusionPipeline.from_pretrained("demo/model")
+        pipe = DiffusionPipeline.from_pretrained("demo/model")  # or a model of FAMILIES
         with record(pipe, RecordSpec(parse("dragon, rock, sky"))) as session:
             image = pipe("a dragon on a rock", height=128, width=128).images[0]
         maps = read_maps(session.recording())
-        heat_maps(maps)[0]
+        maps.overlay(image)
 
     Give `max_sequence_length` (tokens) here where the pipeline is called with it. CogVideoX 1.5 may
     sample padding in front of a video, and only its length shows it:

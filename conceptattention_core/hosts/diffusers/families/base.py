@@ -68,7 +68,7 @@ class Family(ABC):
 
     @abstractmethod
     def text_length(self, pipe: Any) -> int:
-        """How many tokens prompts are padded to, unless the pipeline is called with another number."""
+        """How many tokens prompts are padded to, unless the call of the pipeline says so."""
 
     def require_encoder(self, pipe: Any) -> None:
         """Raise where a pipeline was loaded without what concepts are read with."""
