@@ -11,7 +11,7 @@ Data, in the order it flows::
 
 Axes, one letter or word each, everywhere in this package:
 
-    b      images of a batch            t      text-encoder rows that stand for concepts
+    b      images of a batch              t      text-encoder rows that stand for concepts
     c      concepts                       p      patches of the image, row by row (y x)
     y x    the patch grid                 h w    pixels of the image
     step   sampling steps                 block  joint-attention blocks

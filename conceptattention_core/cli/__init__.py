@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .. import ConceptAttentionError
@@ -15,7 +16,9 @@ from ..files import explain_os_error, quote
 from ..version import read_version
 from . import evaluate, generate, options, segment
 
-PROGRAM = "python -m conceptattention_core"
+NAME = "conceptattention"  # of the command that an installation brings
+_is_command = Path(*sys.argv[:1]).stem == NAME
+PROGRAM = NAME if _is_command else "python -m conceptattention_core"
 DEFAULTS = "conceptattention.json"
 
 COMMANDS: dict[str, Callable[[Any], argparse.ArgumentParser]] = {
@@ -68,7 +71,7 @@ def build_parser(
     parser = kind(
         PROGRAM, description="Masks for words, read from the attention of a diffusion transformer."
     )
-    parser.add_argument("--version", action="version", version=f"conceptattention {read_version()}")
+    parser.add_argument("--version", action="version", version=f"{NAME} {read_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     return parser, {name: add(subparsers) for name, add in COMMANDS.items()}
 

@@ -32,8 +32,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         description="Measure pixel accuracy, mIoU and mAP by the paper's protocols, or on drawn "
         "scenes. A run that was stopped goes on where it was.",
         epilog=options.DEFAULTS_NOTE,
-        usage="python -m conceptattention_core evaluate PROTOCOL --model DIR_OR_ID --data PATH "
-        "--out DIR [options]",
+        usage="%(prog)s PROTOCOL --model DIR_OR_ID --data PATH --out DIR [options]",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)

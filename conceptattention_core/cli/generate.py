@@ -72,8 +72,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         "a label map and a report; or a video, and each of these as a folder with a file for each "
         "frame. The image or video is the one that comes without concepts.",
         epilog=options.DEFAULTS_NOTE,
-        usage="python -m conceptattention_core generate --model DIR_OR_ID --prompt TEXT "
-        "--concepts NAMES --out DIR [options]",
+        usage="%(prog)s --model DIR_OR_ID --prompt TEXT --concepts NAMES --out DIR [options]",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)

@@ -29,8 +29,7 @@ def add(subparsers: Any) -> argparse.ArgumentParser:
         description="Write for each picture a folder with a mask for each concept, heat maps, an "
         "overlay, a label map and a report. A run that was stopped goes on where it was.",
         epilog=options.DEFAULTS_NOTE,
-        usage="python -m conceptattention_core segment PATH ... --concepts NAMES "
-        "--model DIR_OR_ID --out DIR [options]",
+        usage="%(prog)s PATH ... --concepts NAMES --model DIR_OR_ID --out DIR [options]",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
