@@ -1,4 +1,4 @@
-"""Classes that are told by their names, because not every version of a host has them."""
+"""Classes known by their names, because not every version of a host has them."""
 
 from typing import Any
 

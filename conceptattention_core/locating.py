@@ -20,19 +20,20 @@ MEGAPIXELS = 1.0
 
 @dataclass(frozen=True)
 class LocateSpec:
-    """How an image is looked at.
-
-    `noise` holds one or more noise levels in 0..1: x_t = (1 - t) z + t * noise, or the same mixture
-    at unit variance where a model is trained so (`blend_at_unit_variance`). At each of them the
-    image is looked at `samples` times, with other noise. `megapixels` bounds the size at which
-    the model sees it; masks come at the size of the image.
-    """
+    """How a model is shown an image that exists already."""
 
     caption: str = ""
+    """What the image shows, as the prompt of the model; may be empty."""
     noise: tuple[float, ...] = (0.5,)
+    """One or more noise levels, each above 0 and below 1: x_t = (1 - t) z + t * noise, or the same
+    mixture at unit variance where a model is trained so (`blend_at_unit_variance`).
+    """
     samples: int = 1
+    """How many different noises are mixed in at each level, 1 or more; scores are averaged."""
     seed: int = 0
+    """Seed of the first noise; further ones count up."""
     megapixels: float = MEGAPIXELS
+    """Above 0. Larger images are shown to the model in this size; masks come at the image's."""
 
     def __post_init__(self):
         object.__setattr__(self, "caption", clean_text(self.caption))

@@ -116,6 +116,11 @@ def upsample(maps: Tensor, grid: Grid, size: tuple[int, int] | None = None) -> T
     where it differs from that of the grid.
     """
     size = size or grid.size or (grid.h, grid.w)
+    # one after another: torch takes another kernel for three planes, which rounds otherwise
+    return torch.cat([_upsample_one(one, grid, size) for one in maps.split(1, dim=1)], dim=1)
+
+
+def _upsample_one(maps: Tensor, grid: Grid, size: tuple[int, int]) -> Tensor:
     y, x = grid.y * grid.patch, grid.x * grid.patch
     pixels = F.interpolate(maps, size=(y, x), mode="bilinear", align_corners=False)
     pixels = pixels[:, :, : grid.h, : grid.w]

@@ -1,4 +1,4 @@
-"""Listening to a sampler, and reading what was heard."""
+"""Recording concepts while a model samples, and reading maps from the recording."""
 
 import inspect
 

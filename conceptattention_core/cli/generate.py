@@ -183,9 +183,7 @@ def run(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _generate(
-    asked: argparse.Namespace, spec: RecordSpec, reading: ReadSpec, partial: Path
-) -> None:
+def _generate(asked: argparse.Namespace, spec: RecordSpec, how: ReadSpec, partial: Path) -> None:
     with models.needs_diffusers():
         from ..hosts.diffusers.families import family_of
         from ..hosts.diffusers.patch import record
@@ -201,8 +199,8 @@ def _generate(
         }
     )
     # ranges that match nothing: says so before it takes time
-    select(reading.steps, sampling.steps, "steps")
-    select(reading.blocks, len(family.blocks(pipe.transformer)), "blocks")
+    select(how.steps, sampling.steps, "steps")
+    select(how.blocks, len(family.blocks(pipe.transformer)), "blocks")
     length = family.text_length(pipe)
     call = {
         "prompt": asked.prompt,
@@ -220,7 +218,7 @@ def _generate(
     with record(pipe, spec, max_sequence_length=length) as listener:
         for images in generate(pipe, call, seeds, sampling):
             began = time.perf_counter()
-            made += write_files(asked, partial, images, listener.recording(), reading, sampling)
+            made += write_files(asked, partial, images, listener.recording(), how, sampling)
             writing += time.perf_counter() - began
 
     w, h = images[seeds[-1]][0].size

@@ -26,7 +26,7 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 DEFAULTS_NOTE = """
 A model folder may bring its own defaults in a file conceptattention.json: a JSON object whose
 keys are options of the commands with _ for -, as {"steps": 20, "true_cfg_scale": 3.0}: those that
-say how to paint, to look, to read and to draw, none about files, pictures or machines.
+say how to generate, to look, to read and to draw, none about files, images or machines.
 What is given here wins over them.
 """
 

@@ -246,7 +246,7 @@ def test_any_text_in_any_widget_works_or_is_refused_in_a_sentence(
 def stand_in_locate(model, clip, vae, pixels, spec, how):
     assert spec.concepts and how
     how.caption.encode()
-    return hot_maps(1, 1).source
+    return hot_maps(1, 1).recording
 
 
 @pytest.mark.parametrize("words", ["sky \ud83d, cat", "\x00sky,cat\x1b", "sky\u2028cat"])

@@ -65,5 +65,5 @@ def draw(
     image: Tensor | None = None,
     **settings,
 ) -> Tensor:
-    """`masks.draw` with the settings of its MaskSpec spelt out."""
+    """`masks.draw_masks` with the settings of its MaskSpec spelt out."""
     return draw_masks(maps, names, MaskSpec(**settings), size=size, image=image)
