@@ -51,6 +51,7 @@ DEMO = {
 TEST_TOOLS = ["pytest", "pytest-xdist", "hypothesis"]
 MOST_LANES = 4  # each starts a ComfyUI of its own, and a browser
 EXTRAS = {"demo": "", "check": "[dev,docs]", "test": "[test,cluster]"}
+NEWEST_PAGE = "comfyui-frontend-package==1.58.1"
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 
 
@@ -258,6 +259,11 @@ def test_inside(comfyui: Path, python: str, selection: Selection) -> Part:
             folders.append(folder / "playwright")
         except SetupError as failure:
             say(f"Tests in a browser are skipped: {failure}")
+        try:
+            add_beside(python, candidate, folder / "page", [NEWEST_PAGE], "--no-deps")
+            env["COMFYUI_FRONTEND"] = str(folder / "page" / "comfyui_frontend_package" / "static")
+        except SetupError as failure:
+            say(f"Tests of the newest page are skipped: {failure}")
     command = [candidate, "-c", PYTEST, os.pathsep.join(map(str, folders))]
     return run_pytest(name, command, selection.comfyui, selection.options, **env)
 
