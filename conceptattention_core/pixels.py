@@ -51,9 +51,7 @@ def read_images(images: ImageLike | Sequence[ImageLike]) -> list[Tensor]:
     Several are a list, or an array or tensor with a first axis of images. Tensors may have their
     colours before h w, as torch has them.
     """
-    several = isinstance(images, list | tuple)
-    if isinstance(images, np.ndarray | Tensor):
-        several = images.ndim == 4
+    several = isinstance(images, list | tuple) or getattr(images, "ndim", 3) == 4
     listed: Any = images if several else [images]
     return [read_pixels(_colours_last(image)) for image in listed]
 

@@ -35,7 +35,7 @@ class Rotary:
 
     def at(self, tokens: slice | Tensor) -> "Rotary":
         """That of some of the tokens: a run of them, or each by its number."""
-        if isinstance(tokens, Tensor):
+        if not isinstance(tokens, slice):
             tokens = tokens.to(self.matrices.device)
         return Rotary(self.matrices[:, :, tokens], self.halves)
 

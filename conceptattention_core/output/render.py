@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from ..pixels import ImageArray
 from ..ranges import name_span
 from .fonts import draw_text, text_width
 
-LabelMap = NDArray[np.uint8]
+LabelMap: TypeAlias = NDArray[np.uint8]
 """Positions of concepts, `h w`."""
 
 MOST_TILES = 20
