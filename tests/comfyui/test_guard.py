@@ -81,7 +81,7 @@ PLACES: dict[str, Callable[[Tiny], tuple[Any, str]]] = {
 ERRORS = {
     "an error": RuntimeError("oh no"),
     "no memory": OOM("out of it"),
-    "a refusal": ConceptAttentionError("Concepts cannot ride here."),
+    "a refusal": ConceptAttentionError("Concepts cannot be recorded here."),
 }
 
 
