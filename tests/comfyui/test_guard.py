@@ -47,7 +47,7 @@ def failing(error: Exception, original: Callable | None = None, after: int = 0) 
         calls.append(1)
         if original is not None and len(calls) <= after:
             return original(*args, **kwargs)
-        raise error
+        raise type(error)(*error.args)  # one that is raised keeps its frames, and a run in them
 
     return fail
 
@@ -81,7 +81,7 @@ PLACES: dict[str, Callable[[Tiny], tuple[Any, str]]] = {
 ERRORS = {
     "an error": RuntimeError("oh no"),
     "no memory": OOM("out of it"),
-    "a refusal": ConceptAttentionError("Concepts cannot ride here."),
+    "a refusal": ConceptAttentionError("Concepts cannot be recorded here."),
 }
 
 
@@ -168,7 +168,7 @@ def test_what_fails_in_the_model_itself_is_the_hosts(tiny, error):
     model = tiny.recorded()
 
     def fail(args, original):
-        raise error
+        raise type(error)(*error.args)
 
     tiny.around(model, 1, fail)
     with pytest.raises(type(error)):

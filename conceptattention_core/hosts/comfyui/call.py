@@ -42,7 +42,7 @@ class HostCall:
     options: dict[str, Any]
     """Its `transformer_options`, before blocks were patched for the concepts."""
     timesteps: Tensor
-    """`b`: what ComfyUI tells the network of the noise level."""
+    """`b`: the noise level, in the unit that the network is called with."""
 
 
 class CallForward(ConceptForward):

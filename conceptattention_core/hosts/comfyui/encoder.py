@@ -28,9 +28,9 @@ class Encoder:
     clip: Any
     family: str
     model: str | None
-    """What ComfyUI calls the text encoder of the model; None where that cannot be told."""
+    """What ComfyUI calls the text encoder of the model; None where that is unknown."""
     width: int | None
-    """How many numbers a row of it has; None where that cannot be told."""
+    """How many numbers a row of it has; None where that is unknown."""
 
     def tokenize(self, text: str) -> dict[str, list]:
         return self.clip.tokenize(text)

@@ -35,7 +35,7 @@ def forward_pack(network: nn.Module) -> str | None:
 
 def find_pack(network: nn.Module, blocks: Sequence[nn.Module]) -> str | None:
     """The pack that runs a model, a block of it or an attention in place of ComfyUI; None if
-    nothing tells of one.
+    nothing shows one.
     """
     if pack := forward_pack(network):
         return pack

@@ -174,7 +174,7 @@ def _record_call(
     part = run.visible_part(given["x"], len(kinds), options.get("context_window"))
     if part is None or not run.knows(network):
         return None
-    # what ComfyUI tells the network of the noise level
+    # in the unit that the network is called with
     timesteps = executor.class_obj.model_sampling.timestep(given["t"]).float()
     call = HostCall(executor.original, given, dict(options), timesteps)
     # weights that change during a run (hooks of ComfyUI) make other captions in each call
@@ -197,9 +197,9 @@ def _record_call(
 def _uncompiled() -> AbstractContextManager:
     """Let compiled models run as they were written.
 
-    A compiled graph keeps what it saw of `transformer_options` (TorchCompileModel tells it not to
-    look again), ours as well: the next run would go on with this one's concepts, and one without
-    concepts would break.
+    A compiled graph keeps what it saw of `transformer_options` (TorchCompileModel switches off the
+    check for changes), ours as well: the next run would go on with this one's concepts, and one
+    without concepts would break.
     """
     set_stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
     if set_stance is None or "torch._dynamo" not in sys.modules:  # which takes seconds to import

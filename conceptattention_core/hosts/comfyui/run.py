@@ -21,8 +21,8 @@ from .windows import VisiblePart, WindowedStep, visible_part
 
 PARTS = (
     "Nothing was captured while {model} sampled: it was shown only parts of the picture or of the "
-    "batch, as by tiled sampling, context windows or prompts for areas. Concepts are heard where "
-    "it sees the whole: sample without these, or let one prompt be for the whole picture."
+    "batch, as by tiled sampling, context windows or prompts for areas. Concepts are recorded "
+    "where it sees the whole: sample without these, or let one prompt be for the whole picture."
 )
 REPLACED = (
     "Nothing was captured while {model} sampled: {pack} runs it, or its blocks, with code of its "
@@ -116,7 +116,7 @@ class Run:
             self._keep(forward, sigma)
 
     def _keep(self, forward: CallForward, sigma: Tensor) -> None:
-        # by the run's own sigmas: samplers may tell the model of a longer schedule
+        # by the run's own sigmas: samplers may give the model a longer schedule
         now = (self.sigmas - sigma.flatten()[0].to(self.sigmas)).abs().argmin().item()
         step = min(int(now), self.recorder.steps - 1)
         scores, frames = forward.mean_scores(), forward.part.frames

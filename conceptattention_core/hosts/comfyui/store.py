@@ -1,37 +1,30 @@
 """Recordings of this process, found again by the latent they belong to.
 
 ComfyUI caches a sampler's latent but may drop the MODEL that recorded it, and it copies, casts and
-cuts latents on the way. So a recording is filed under a sketch of each cell of its latents (a
-picture, or one place along time): sums of its values, every one in one sum with a random sign, so
-that a detail that was regenerated shows. They are compared with the tolerance of a cast to
-bfloat16.
+cuts latents on the way. So a recording is filed under a sketch (`sketch.py`) of each cell of its
+latents: a picture, or one place along time.
 
 The picture does not depend on the concepts: recordings of different words have equal latents. Which
-one is meant is told by the very tensor (or a view of it), then by the Record Concepts that lie
-before the latent in the graph, then by what was recorded in this prompt. Where none of these tells,
-it is said and nothing is guessed.
+one is meant follows from the very tensor (or a view of it), else from the Record Concepts that lie
+before the latent in the graph, else from what was recorded in this prompt. Where none of these
+decides, that is said and nothing is guessed.
 """
 
-import math
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from ... import ConceptAttentionError
 from ...recording import Grid, Recording, RecordSpec
+from .sketch import TOLERANCE, Sketch
 
 CAPACITY = 512 * 2**20  # bytes
 DROPPED_SHARE = 1 / 16  # of the capacity: sketches of recordings that are no longer held
-SKETCH = 1024  # sums kept of each cell
-TOLERANCE = 2**-7  # of the largest sum: one rounding to bfloat16 and a little more
 
 NOT_FINITE = (
     "This latent holds values that are not numbers (its picture is black): nothing can be found in "
@@ -58,50 +51,6 @@ class NotRecorded:
     spec: RecordSpec
     reason: str
     nbytes: int = 0
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """What is kept of the latent of one picture or one video."""
-
-    shape: tuple[int, ...]
-    """Of a cell, `c h w`."""
-    sums: Tensor
-    """`cell sum`: a picture has one cell, a video one for each place along time."""
-
-    @classmethod
-    def of(cls, latent: Tensor) -> "Sketch":
-        """Sketch one latent without its batch axis, `c h w` or `c cell h w`."""
-        cells = latent.detach().float()
-        cells = cells.movedim(1, 0) if cells.ndim == 4 else cells[None]
-        flat = rearrange(cells, "cell ... -> cell (...)")
-        count = flat.shape[1]
-        share = -(-count // SKETCH)
-        signed = F.pad(flat * _signs(count).to(flat), (0, -count % share))
-        sums = rearrange(signed, "cell (sum share) -> cell sum share", share=share).sum(2)
-        return cls(tuple(cells.shape[1:]), sums.cpu())
-
-    @property
-    def cells(self) -> "list[Sketch]":
-        """Each cell by itself."""
-        return [replace(self, sums=one[None]) for one in self.sums]
-
-    def distances(self, other: "Sketch") -> Tensor:
-        """`cell other`: largest differences, in units of the largest sum of one's own cell.
-
-        Infinite for cells of another shape. A run that failed to NaN is like no other.
-        """
-        if self.shape != other.shape:
-            return torch.full((len(self.sums), len(other.sums)), math.inf)
-        scale = self.sums.abs().amax(1).clamp_min(1e-12)
-        rows = [(one - other.sums).abs().amax(1) for one in self.sums]
-        return (torch.stack(rows) / scale[:, None]).nan_to_num(math.inf, posinf=math.inf)
-
-
-@lru_cache(maxsize=2)
-def _signs(count: int) -> Tensor:
-    """The same random -1 and 1 every time."""
-    return torch.randint(2, (count,), generator=torch.Generator().manual_seed(0)).char() * 2 - 1
 
 
 @dataclass(frozen=True)
@@ -257,9 +206,8 @@ class Store:
             raise NeverRecordedError(NEVER)
         nearest = min(match.distance for match in matches)
         matches = [match for match in matches if match.distance <= nearest]
-        for tells in (is_known, lambda match: match.spec in among, is_of_this_prompt):
-            told = [match for match in matches if tells(match)]
-            matches = told or matches
+        for fits in (is_known, lambda match: match.spec in among, is_of_this_prompt):
+            matches = [match for match in matches if fits(match)] or matches
         others = [match for match in matches if match.spec != matches[0].spec]
         if others:
             raise ConceptAttentionError(_ambiguous(matches[0].spec, others[0].spec))
@@ -365,16 +313,16 @@ def _kind(match: _Match) -> tuple:
 
 def _ambiguous(one: RecordSpec, other: RecordSpec) -> str:
     """Two recordings fit, and what they differ in."""
-    told = "Connect the recorded MODEL that you mean to Concept Maps."
+    advice = "Connect the recorded MODEL that you mean to Concept Maps."
     if one.concepts.names != other.concepts.names:
         words = " and of ".join(f"'{', '.join(spec.concepts.names)}'" for spec in (one, other))
-        return f"This latent fits recordings of {words}, and nothing tells which is meant. {told}"
+        return f"This latent fits recordings of {words}, and nothing tells which is meant. {advice}"
     differ = [
         field.name
         for field in fields(one)
         if getattr(one, field.name) != getattr(other, field.name)
     ]
-    return f"This latent fits two recordings that differ in {', '.join(differ)}. {told}"
+    return f"This latent fits two recordings that differ in {', '.join(differ)}. {advice}"
 
 
 def executed_prompt() -> str | None:

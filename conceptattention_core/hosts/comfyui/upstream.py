@@ -113,7 +113,7 @@ class Upstream:
 
 
 def _carries_hooks(link: str) -> bool:
-    """Whether what was hung on a model goes on through this input of a merge."""
+    """Whether what was added to a model goes on through this input of a merge."""
     return not link.startswith(SECOND_MODEL)
 
 

@@ -63,8 +63,8 @@ def family_of(model: nn.Module) -> Family:
     """The family of a diffusion model; ConceptAttentionError where it has no joint attention."""
     if any(type(part).__name__.startswith("Nunchaku") for part in model.modules()):
         raise ConceptAttentionError(
-            "Nunchaku runs a model in blocks of its own, in which concepts cannot ride. Load the "
-            "model without Nunchaku, in eight bits or as GGUF if memory is short."
+            "Nunchaku runs a model in blocks of its own, in which concepts cannot be recorded. "
+            "Load the model without Nunchaku, in eight bits or as GGUF if memory is short."
         )
     for family in FAMILIES:
         if family.matches(model):

@@ -119,7 +119,7 @@ class ModelCall:
     """What the model is called with for the positive prompt."""
 
     timesteps: Tensor
-    """`b`: the noise level, as ComfyUI tells it the network."""
+    """`b`: the noise level, in the unit that the network is called with."""
     text: Tensor | None = None
     """`b t n`: the prompt's rows (`c_crossattn`)."""
     pooled: Tensor | None = None
@@ -187,8 +187,8 @@ class Family(ABC):
         return getattr(model, self.stack)
 
     def attention(self, block: Any) -> Any | None:
-        """A hooked block's attention with to_q, to_k, to_v and to_out, where it does not look for
-        another in ComfyUI's place for these: it is recorded by its projections."""
+        """A hooked block's attention with to_q, to_k, to_v and to_out, where no other attention can
+        take its place: it is recorded by its projections."""
         return None
 
     def grid(self, model: Any, h: int, w: int, latents: int = 1) -> Grid:

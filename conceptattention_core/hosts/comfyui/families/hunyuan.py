@@ -56,7 +56,7 @@ class Hunyuan(Family):
         ]
         concepts = torch.cat(refined, dim=1)
         kinds = getattr(model, "cond_type_embedding", None)
-        if kinds is not None:  # HunyuanVideo 1.5 tells its text from what it reads in images
+        if kinds is not None:  # HunyuanVideo 1.5 marks text and what it reads in images
             text = torch.zeros(1, dtype=torch.long, device=concepts.device)
             concepts = concepts + kinds(text).to(concepts)
         if call.pooled is not None and model.vector_in is not None:

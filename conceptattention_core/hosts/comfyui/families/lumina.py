@@ -74,8 +74,8 @@ class Lumina2(Family):
 
         def side(index: int, vec: Tensor) -> TextSide:
             # reference images have the noise level 0, and their half comes first
-            told = vec[-len(concepts) :] if noise_level is None else noise_level
-            return text_side(model.layers[index], told, own)
+            own_level = vec[-len(concepts) :] if noise_level is None else noise_level
+            return text_side(model.layers[index], own_level, own)
 
         return ConceptStream(concepts=concepts, text_side=side, rotary=sequence)
 

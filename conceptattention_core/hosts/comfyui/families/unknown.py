@@ -157,7 +157,7 @@ class GenericFamily(Family):
         for text_last, own in ((False, differ[:count]), (True, differ[-count:])):
             if own.all() and differ.sum() == count:
                 return text_last
-        raise self.refuse("which of the tokens that attend are its text's cannot be told")
+        raise self.refuse("which of the tokens that attend are its text's is not certain")
 
     def _call_alone(self, again: CallAgain, rows: Tensor, depth: int) -> list[Args]:
         """What each block is called with when a concept's rows `b t n` are all of the text."""
@@ -186,7 +186,7 @@ class GenericFamily(Family):
         if not axes and image in positions[0].shape:
             return calls[0]  # the image's alone
         if len(axes) != 1:
-            raise self.refuse("which of its positions are the text's cannot be told")
+            raise self.refuse("which of its positions are the text's is not certain")
         (axis,) = axes
         parts = [
             own.narrow(axis, image if text_last else 0, length)
@@ -208,8 +208,8 @@ class GenericFamily(Family):
 
     def refuse(self, reason: str) -> ConceptAttentionError:
         return ConceptAttentionError(
-            f"{self.name} is no model that is known here, and concepts cannot ride in it as in any "
-            f"model with joint blocks: {reason}."
+            f"{self.name} is no model that is known here, and concepts cannot be recorded in it as "
+            f"in any model with joint blocks: {reason}."
         )
 
 
