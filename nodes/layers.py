@@ -26,7 +26,6 @@ from ..conceptattention_core.texts import clean_text
 from .door import accepting, to_masks
 from .files import next_path, writing
 from .inputs import masks_input, names_input
-from .notices import show_text
 from .wires import advanced, schema
 
 LayersWire = io.Custom("LAYERS")  # core's own in newer ComfyUI
@@ -181,7 +180,6 @@ class SaveLayers(io.ComfyNode):
         with writing(filename_prefix):
             path = next_path(filename_prefix, ".psd")
             save_psd(path, stack, (h, w))
-        show_text(path.name)
         return io.NodeOutput(str(path), ui=ui.PreviewText(path.name))
 
 

@@ -12,7 +12,6 @@ from ..conceptattention_core.masks import check_images
 from .before import check_names, refusal
 from .door import accepting
 from .inputs import maps_input
-from .notices import show_text
 from .wires import schema
 
 
@@ -53,7 +52,6 @@ class Scores(io.ComfyNode):
         ]
         absent = dict.fromkeys(one.name for picture in shown for one in picture if not one.present)
         text = describe_presence(maps)
-        show_text(text)
         return io.NodeOutput(
             text,
             json.dumps(table, ensure_ascii=False, indent=1),
