@@ -37,7 +37,7 @@ if sys.version_info < (3, 10):  # noqa: UP036
 ROOT = Path(__file__).absolute().parent
 VENV = ROOT / ".venv"
 TESTS = ROOT / "tests"
-COMFYUI_TESTS = TESTS / "comfyui"
+INSIDE_COMFYUI = [TESTS / name for name in ("hosts/comfyui", "nodes", "workflows", "browser")]
 CONSTRAINTS = TESTS / "constraints.txt"
 
 DEMO = {
@@ -126,7 +126,7 @@ def test(arguments: list[str]) -> int:
     python = environment("test")
     parts = []
     if selection.plain:
-        command = [python, "-m", "pytest", f"--ignore={COMFYUI_TESTS}"]
+        command = [python, "-m", "pytest", *(f"--ignore={path}" for path in INSIDE_COMFYUI)]
         plain = run_pytest(
             "without ComfyUI", command, selection.plain, selection.options, **browser()
         )
@@ -153,13 +153,14 @@ def select(arguments: list[str]) -> Selection:
             options.append(argument)
             continue
         node = str(path) + argument[len(argument.split("::")[0]) :]
-        if not path.is_relative_to(COMFYUI_TESTS):
+        if any(path.is_relative_to(folder) for folder in INSIDE_COMFYUI):
+            comfyui.append(node)
+        else:
             plain.append(node)
-        if path.is_relative_to(COMFYUI_TESTS) or path == TESTS:
-            comfyui.append(node if path != TESTS else str(COMFYUI_TESTS))
+            comfyui += [str(folder) for folder in INSIDE_COMFYUI if folder.is_relative_to(path)]
     if plain or comfyui:
         return Selection(options, plain, comfyui)
-    return Selection(options, [str(TESTS)], [str(COMFYUI_TESTS)])
+    return Selection(options, [str(TESTS)], list(map(str, INSIDE_COMFYUI)))
 
 
 def run_pytest(

@@ -1,10 +1,14 @@
-"""Loads the pack the way ComfyUI does, so that tests can import conceptattention.…"""
+"""Loads the pack the way ComfyUI does, so that tests can import conceptattention.…
+
+What lies in the folders INSIDE_COMFYUI runs in ComfyUI's own Python and has its fixtures.
+"""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 PACK = "conceptattention"
 
 
@@ -24,3 +28,15 @@ def load_pack() -> None:
 
 if PACK not in sys.modules:
     load_pack()
+
+INSIDE_COMFYUI = ["hosts/comfyui", "nodes", "workflows", "browser"]
+"""As run.py has them."""
+
+if (
+    "pytest" in sys.modules  # bench imports this file, too, for the pack's name
+    and os.environ.get("COMFYUI_PATH")
+    and importlib.util.find_spec("comfyui_frontend_package")
+):
+    from .comfyui.fixtures import *  # noqa: F403
+else:  # an environment without ComfyUI's requirements: nothing there can be imported
+    collect_ignore = INSIDE_COMFYUI

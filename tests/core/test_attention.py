@@ -140,7 +140,7 @@ def test_no_two_ways_give_the_same_scores(block, image):
         assert all((one - other).abs().max() > 1e-3 for other in found[:i])
 
 
-def test_queries_without_positions_are_only_worked_out_when_they_are_compared(block, image):
+def test_queries_before_rope_are_computed_only_when_compared(block, image):
     def never():
         raise AssertionError("asked for")
 

@@ -1,8 +1,6 @@
 """The explorer's file: what it weighs, and whether what it carries is the recording."""
 
 import base64
-import io
-import json
 import re
 import zlib
 
@@ -18,9 +16,9 @@ from conceptattention.conceptattention_core.output.render import concept_colour
 from conceptattention.conceptattention_core.recording import Recording, RecordSpec
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from .examples import NAMES, ODD, random, recording
+from .explorer_common import blob, picture
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (104, 56, 3), dtype=np.uint8)
 STEP = 1 / 255
@@ -32,13 +30,6 @@ HOSTILE = (
 def page(image: np.ndarray, found: Recording, b: int = 0, title: str = "Concepts", **how) -> str:
     """The page of a recording, read from all blocks unless others are asked for."""
     return make_page(image, read_maps(found, ReadSpec(**{"blocks": "all", **how})), b, title)
-
-
-def blob(text: str) -> dict:
-    (found,) = re.findall(
-        r'<script type="application/json" id="page">(.*?)</script>', text, re.DOTALL
-    )
-    return json.loads(found)
 
 
 def unpack(data: dict) -> np.ndarray:
@@ -59,12 +50,6 @@ def mean(data: dict, steps: slice, blocks: slice) -> np.ndarray:
         [few["count"] for few in data["blocks"][blocks]],
     )
     return np.average(unpack(data)[steps, blocks].reshape(weights.size, -1), 0, weights.ravel())
-
-
-def picture(data: dict) -> np.ndarray:
-    kind, _, content = data["picture"].partition(",")
-    assert kind == "data:image/jpeg;base64"
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
 
 
 def spans(few: list[dict]) -> list[tuple[int, int]]:

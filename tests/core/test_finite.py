@@ -200,9 +200,7 @@ def test_a_large_contrast_is_a_hard_mask_but_for_the_level(contrast):
     st.integers(0, 10**9),
     st.sampled_from(["flat", "noise", "stripes", "beyond"]),
 )
-def test_edges_of_any_smoothness_and_radius_leave_maps_within_their_values(
-    smoothness, radius, kind
-):
+def test_edges_of_any_strength_leave_maps_within_their_values(smoothness, radius, kind):
     maps = soft_maps(1)
     image = {
         "flat": torch.full((1, 104, 56, 3), 0.3),

@@ -46,7 +46,7 @@ def test_resizing_stays_within_black_and_white():
     assert resized.min() >= 0 and resized.max() <= 1
 
 
-def test_looks_are_all_levels_for_each_sample_and_the_same_for_a_whole_batch():
+def test_passes_are_all_levels_for_each_sample_alike_in_a_batch():
     spec = LocateSpec(noise=(0.2, 0.8), samples=3, seed=7)
     looks = list(draw_looks(spec, torch.zeros(2, 16, 4, 6)))
     assert [(place, level) for place, level, _ in looks] == [(0, 0.2), (1, 0.8)] * 3

@@ -52,7 +52,7 @@ def maps_by_hand(scores: torch.Tensor, order: str) -> torch.Tensor:
     return out
 
 
-def test_the_deeper_half_of_the_blocks_is_read_unless_others_are_asked_for():
+def test_the_deeper_half_of_the_blocks_is_read_by_default():
     found = recording(random(*SHAPE))
     assert torch.equal(read_maps(found).maps, read(found, blocks="3-4").maps)
     assert read_maps(found).spec.blocks == DEEP

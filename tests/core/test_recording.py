@@ -103,7 +103,7 @@ def test_one_step_larger_than_the_budget_is_kept_as_the_mean_of_all_steps():
 
 
 @given(blocks=st.integers(1, 12), affordable=st.integers(1, 15))
-def test_where_one_step_is_beyond_the_budget_neighbouring_blocks_are_averaged(blocks, affordable):
+def test_blocks_are_averaged_where_a_step_is_beyond_the_budget(blocks, affordable):
     x = 2**18 // affordable
     spec = RecordSpec(parse(NAMES), budget_mib=1)
     run = Recorder(spec, Grid.of_latent(2, 2 * x), range(3, 3 + blocks), 2, "Tiny")

@@ -156,7 +156,7 @@ def test_an_error_comes_back_from_another_process_as_it_was():
     assert (str(back), back.args, back.node) == ("no 'sky'", ("no 'sky'",), "7")
 
 
-def test_where_the_pack_has_another_name_its_error_is_pickled_all_the_same():
+def test_an_error_is_pickled_whatever_the_pack_is_called():
     """ComfyUI calls the pack by its folder's path; the command line by no pack's name at all."""
     root = Path(__file__).resolve().parents[2]
     told = subprocess.run(

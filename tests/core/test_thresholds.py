@@ -64,7 +64,7 @@ def test_fixed_is_the_amount():
 
 
 @given(seed=st.integers(0, 99), share=st.floats(0, 1))
-def test_above_top_area_lies_that_share_of_the_map_and_it_is_the_strongest(seed, share):
+def test_top_area_keeps_the_strongest_share_of_the_map(seed, share):
     heat = distinct(7, 5, seed)
     inside = heat > level(heat, "top area", share)
     assert abs(inside.sum().item() - share * heat.numel()) <= 1

@@ -10,11 +10,7 @@ from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.recording import RecordSpec
 from torch import nn
 
-from .helpers import (
-    SPEC,
-    hook_state,
-    record_run,
-)
+from .helpers import SPEC, hook_state, record_run
 
 
 def test_blocks_that_something_else_skips_are_said(pipe, tiny):

@@ -10,11 +10,7 @@ from conceptattention.conceptattention_core.maps import read_maps
 from conceptattention.conceptattention_core.recording import RecordSpec
 from diffusers import FlowMatchHeunDiscreteScheduler
 
-from .helpers import (
-    SPEC,
-    generate,
-    record_run,
-)
+from .helpers import SPEC, generate, record_run
 
 
 def test_permuting_concepts_permutes_maps(pipe):

@@ -11,12 +11,7 @@ from conceptattention.conceptattention_core.hosts.diffusers.patch import record
 from conceptattention.conceptattention_core.maps import read_maps
 from conceptattention.conceptattention_core.recording import Grid, RecordSpec
 
-from .helpers import (
-    SPEC,
-    generate,
-    hook_state,
-    record_run,
-)
+from .helpers import SPEC, generate, hook_state, record_run
 from .tiny import TINY, Tiny
 
 
