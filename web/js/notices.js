@@ -29,7 +29,8 @@ function add(node) {
   box.style.cssText = `overflow: auto; white-space: pre-wrap; box-sizing: border-box; padding: 4px 8px;
     font: 12px/${LINE}px sans-serif; border-radius: 4px; border-left: 3px solid #d8a13c;
     color: var(--input-text); background: var(--comfy-input-bg); user-select: text`;
-  const widget = node.addDOMWidget("notice", "text", box, {
+  // of a kind of its own: Nodes 2.0 would make a "text" a field of its own
+  const widget = node.addDOMWidget("notice", "notice", box, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => (box.textContent ? height(node, box.textContent) + 2 * MARGIN : 0),
