@@ -232,9 +232,10 @@ class ConceptMaps:
         from .masks import MaskSpec
         from .output.export import save_image_files
 
-        out, pixels = Path(folder), to_bytes(read_pixels(image))
+        out, pixels, spec = Path(folder), to_bytes(read_pixels(image)), MaskSpec(**settings)
+        maps = self.require_one()
         out.mkdir(parents=True, exist_ok=True)
-        report = save_image_files(out, pixels, self.require_one(), MaskSpec(**settings), full_size)
+        report = save_image_files(out, pixels, maps, spec, full_size)
         write_json(out / "report.json", report)
         return report
 

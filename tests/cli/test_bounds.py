@@ -246,7 +246,7 @@ def test_listening_to_the_libraries_leaves_their_loggers_as_they_were():
         (logging.getLogger(name).level, list(logging.getLogger(name).handlers))
         for name in ("diffusers", "transformers")
     ]
-    with models._hear_warnings() as told:
+    with models._collect_warnings() as told:
         logging.getLogger("diffusers.models").warning("newly initialized")
     assert told == ["newly initialized"]
     after = [

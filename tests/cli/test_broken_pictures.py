@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conceptattention.conceptattention_core import ConceptAttentionError, pictures
+from conceptattention.conceptattention_core import ConceptAttentionError, images
 from conceptattention.conceptattention_core.cli.segmenting import segment_images
 from conceptattention.conceptattention_core.files import quote
 from conceptattention.conceptattention_core.images import (
@@ -248,7 +248,7 @@ def test_the_reason_for_floating_point_is_said_once(tmp_path):
 
 def test_heic_is_listed_with_the_package_that_reads_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
-    pictures._find_endings.cache_clear()
+    images._find_endings.cache_clear()
     (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     (picture,) = list_images([tmp_path])
     with pytest.raises(UnreadableKindError, match=r"a\.HEIC was skipped: .* pillow-heif"):
@@ -264,7 +264,7 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path, monkeypatch):
             Image.register_extension("PNG", ".heic")  # stands in for the package's own kind
 
     monkeypatch.setitem(sys.modules, "pillow_heif", Package)
-    pictures._find_endings.cache_clear()
+    images._find_endings.cache_clear()
     data = io.BytesIO()
     Image.new("RGB", (6, 4), "red").save(data, "PNG")
     (tmp_path / "a.heic").write_bytes(data.getvalue())
@@ -276,4 +276,4 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path, monkeypatch):
         ]
     finally:
         Image.EXTENSION.pop(".heic", None)
-        pictures._find_endings.cache_clear()
+        images._find_endings.cache_clear()

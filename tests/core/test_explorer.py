@@ -103,7 +103,7 @@ def test_every_span_of_groups_has_the_map_of_these_steps_and_blocks(narrow):
 def test_it_opens_with_the_steps_and_blocks_of_the_maps(tmp_path, narrow):
     one = recording(random(1, 9, 7, 3, 7, 4), blocks=tuple(range(3, 10)))
     maps = read_maps(one, ReadSpec(steps="4-5", blocks="last 2"))
-    save_page(tmp_path, PICTURE, maps, 0)
+    save_page(tmp_path, PICTURE, maps.of_image(0))
     data = blob((tmp_path / "explorer.html").read_text("utf-8"))
     for what, first, last in (("steps", 4, 5), ("blocks", 8, 9)):
         start, end = data["start"][what]["from"], data["start"][what]["to"]

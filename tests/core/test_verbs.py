@@ -116,6 +116,7 @@ def test_maps_of_several_images_have_to_be_taken_apart(verb):
     with pytest.raises(ConceptAttentionError, match="of 2 images.*as maps.of_image"):
         verb(soft_maps(2))
     assert len(soft_maps(2)) == 2
+    assert not Path("nowhere").exists()
 
 
 def test_maps_and_recordings_are_shown_in_one_line():
