@@ -52,7 +52,7 @@ class LocateSpec:
             )
 
     @property
-    def looks(self) -> int:
+    def passes(self) -> int:
         """How often the model is called."""
         return len(self.noise) * self.samples
 
@@ -87,7 +87,7 @@ def resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     return resized.clamp(0, 1)
 
 
-def draw_looks(spec: LocateSpec, latent: Tensor) -> Iterator[tuple[int, float, Tensor]]:
+def draw_passes(spec: LocateSpec, latent: Tensor) -> Iterator[tuple[int, float, Tensor]]:
     """For each look its place in `spec.noise`, the noise level, and noise of the latent's shape.
 
     All images of a batch get the same noise, so that none depends on its neighbours.

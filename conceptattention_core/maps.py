@@ -19,7 +19,7 @@ from .attention import SPACES
 from .concepts import ConceptSet
 from .pixels import ImageLike, read_pixels, to_bytes
 from .ranges import DEEP, check_range, name_span, select
-from .recording import NOT_FINITE, Grid, Recording, Time, is_finite
+from .recording import NOT_FINITE, FrameLayout, Grid, Recording, is_finite
 
 
 def _softmax_then_mean(scores: Tensor, temperature: float) -> Tensor:
@@ -272,7 +272,7 @@ def read_maps(recording: Recording, spec: ReadSpec = ReadSpec()) -> ConceptMaps:
     return ConceptMaps(_to_images(maps, recording.grid.time), recording, spec)
 
 
-def _to_images(maps: Tensor, time: Time) -> Tensor:
+def _to_images(maps: Tensor, time: FrameLayout) -> Tensor:
     """Maps of frames `(b frame) c y x` as maps of every image of each video.
 
     Between two frames maps blend.

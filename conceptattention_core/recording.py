@@ -56,16 +56,16 @@ class RecordSpec:
 
 
 @dataclass(frozen=True)
-class Time:
+class FrameLayout:
     """How the images of a video lie in its latent; an image is a video of one."""
 
     latents: int = 1
     """Cells of the latent along time. The first one is one image."""
-    pace: int = 1
+    frames_per_latent: int = 1
     """Images in each of the others."""
     patch: int = 1
     """Cells along the side of a patch that goes along time. Padding comes last."""
-    lead: int = 0
+    lead_padding: int = 0
     """Cells in front of the first image: padding that is thrown away after sampling."""
 
     @property
@@ -75,13 +75,17 @@ class Time:
 
     @property
     def pictures(self) -> int:
-        return 1 + (self.latents - self.lead - 1) * self.pace
+        return 1 + (self.latents - self.lead_padding - 1) * self.frames_per_latent
 
     def frame_of(self, picture: int) -> float:
         """Where an image lies among the frames, each of which stands in the middle of its own."""
-        second = (self.pace + 1) / 2  # the middle of the second cell
-        cell = picture / second if picture < second else 1 + (picture - second) / self.pace
-        frame = (self.lead + cell + 0.5) / self.patch - 0.5
+        second = (self.frames_per_latent + 1) / 2  # the middle of the second cell
+        cell = (
+            picture / second
+            if picture < second
+            else 1 + (picture - second) / self.frames_per_latent
+        )
+        frame = (self.lead_padding + cell + 0.5) / self.patch - 0.5
         return min(max(frame, 0.0), self.frames - 1.0)
 
 
@@ -97,15 +101,15 @@ class Grid:
     w: int
     size: tuple[int, int] | None = None
     """The image's own h and w, where the model saw it in another size."""
-    time: "Time" = Time()
+    time: "FrameLayout" = FrameLayout()
 
     @classmethod
     def of_latent(
-        cls, h: int, w: int, patch: int = 2, scale: int = 8, time: "Time | None" = None
+        cls, h: int, w: int, patch: int = 2, scale: int = 8, time: "FrameLayout | None" = None
     ) -> "Grid":
         """The grid over a latent of `h` by `w`, padded up to whole patches."""
         y, x = -(-h // patch), -(-w // patch)
-        return cls(y, x, patch * scale, h * scale, w * scale, time=time or Time())
+        return cls(y, x, patch * scale, h * scale, w * scale, time=time or FrameLayout())
 
     @property
     def patches(self) -> int:
@@ -166,8 +170,8 @@ class Recording:
         Where those are fewer than were recorded, cells in front were padding.
         """
         time = self.grid.time
-        lead = time.latents - 1 - (pictures - 1) // time.pace
-        layout = replace(time, lead=lead)
+        lead = time.latents - 1 - (pictures - 1) // time.frames_per_latent
+        layout = replace(time, lead_padding=lead)
         if not 0 <= lead < time.patch or layout.pictures != pictures:
             raise ConceptAttentionError(
                 f"Videos of {time.pictures} pictures were recorded, none of {pictures}."
@@ -183,7 +187,9 @@ class Recording:
         time = self.grid.time
         video, picture = divmod(b, time.pictures)
         at = video * time.frames + round(time.frame_of(picture))
-        return replace(self, scores=self.scores[at : at + 1], grid=replace(self.grid, time=Time()))
+        return replace(
+            self, scores=self.scores[at : at + 1], grid=replace(self.grid, time=FrameLayout())
+        )
 
 
 class Recorder:

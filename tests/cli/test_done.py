@@ -143,7 +143,7 @@ def test_results_beside_their_pictures_never_become_pictures(pictures, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["pictures", "videos"])
-def test_of_what_was_painted_only_the_pictures_are_pictures(tmp_path, kind):
+def test_of_what_was_generated_only_the_pictures_are_pictures(tmp_path, kind):
     for file in ("image.png", "overlay.png", "masks/sky.png", "3/image.png", "3/sheet.png"):
         paint(tmp_path / file, 9)
     for file in ("3/labels/0000.png", "3/heatmaps/sky.png", "own/labels.png"):

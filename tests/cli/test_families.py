@@ -41,7 +41,7 @@ def paint(model: Path, out: Path, *more: str) -> int:
 
 
 @pytest.mark.parametrize("saved", PICTURES, indirect=True)
-def test_generate_paints_and_finds(saved, tmp_path):
+def test_generate_generates_and_finds(saved, tmp_path):
     assert paint(saved, tmp_path, "--guidance", "2") == 0
     assert np.asarray(Image.open(tmp_path / "image.png")).shape == (48, 80, 3)
     told = json.loads((tmp_path / "report.json").read_text("utf-8"))

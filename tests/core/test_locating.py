@@ -7,7 +7,7 @@ from conceptattention.conceptattention_core.locating import (
     LocateSpec,
     blend,
     blend_at_unit_variance,
-    draw_looks,
+    draw_passes,
     fit,
     noise_ratio,
     parse_noise,
@@ -48,15 +48,15 @@ def test_resizing_stays_within_black_and_white():
 
 def test_passes_are_all_levels_for_each_sample_alike_in_a_batch():
     spec = LocateSpec(noise=(0.2, 0.8), samples=3, seed=7)
-    looks = list(draw_looks(spec, torch.zeros(2, 16, 4, 6)))
-    assert [(place, level) for place, level, _ in looks] == [(0, 0.2), (1, 0.8)] * 3
-    assert len(looks) == spec.looks
-    for _, _, noise in looks:
+    passes = list(draw_passes(spec, torch.zeros(2, 16, 4, 6)))
+    assert [(place, level) for place, level, _ in passes] == [(0, 0.2), (1, 0.8)] * 3
+    assert len(passes) == spec.passes
+    for _, _, noise in passes:
         assert torch.equal(noise[0], noise[1])
-    assert torch.equal(looks[0][2], looks[1][2])  # levels share their noise
-    assert not torch.equal(looks[0][2], looks[2][2])
-    later = list(draw_looks(LocateSpec(seed=8), torch.zeros(2, 16, 4, 6)))
-    assert torch.equal(later[0][2], looks[2][2])  # the seed counts on
+    assert torch.equal(passes[0][2], passes[1][2])  # levels share their noise
+    assert not torch.equal(passes[0][2], passes[2][2])
+    later = list(draw_passes(LocateSpec(seed=8), torch.zeros(2, 16, 4, 6)))
+    assert torch.equal(later[0][2], passes[2][2])  # the seed counts on
 
 
 def test_noise_is_mixed_in_as_rectified_flow_has_it():

@@ -17,7 +17,7 @@ from conceptattention.conceptattention_core.maps import (
     read_maps,
 )
 from conceptattention.conceptattention_core.ranges import DEEP
-from conceptattention.conceptattention_core.recording import Grid, Recording, Time
+from conceptattention.conceptattention_core.recording import FrameLayout, Grid, Recording
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -332,16 +332,18 @@ def test_exactly_half_a_percent_of_the_picture_is_present(won):
 # --- Videos ---------------------------------------------------------------------------------------
 
 
-def video(latents: int, pace: int, seed: int = 0):
+def video(latents: int, frames_per_latent: int, seed: int = 0):
     """A recording of two videos."""
-    time = Time(latents=latents, pace=pace)
+    time = FrameLayout(latents=latents, frames_per_latent=frames_per_latent)
     found = recording(random(2 * time.frames, STEPS, BLOCKS, C, Y, X, seed=seed))
     return replace(found, grid=replace(found.grid, time=time))
 
 
 def test_every_picture_of_a_video_has_maps_that_blend_from_frame_to_frame():
-    found = video(latents=3, pace=4)
-    frames = read(replace(found, grid=replace(found.grid, time=Time()))).maps  # 6, one by one
+    found = video(latents=3, frames_per_latent=4)
+    frames = read(
+        replace(found, grid=replace(found.grid, time=FrameLayout()))
+    ).maps  # 6, one by one
     maps = read(found).maps
     assert maps.shape == (2 * 9, C, Y, X)
     torch.testing.assert_close(maps.sum(1), torch.ones(2 * 9, Y, X))
@@ -354,12 +356,12 @@ def test_every_picture_of_a_video_has_maps_that_blend_from_frame_to_frame():
 
 
 def test_pictures_that_lie_behind_one_another_keep_their_own_maps():
-    found = video(latents=4, pace=1)
-    apart = read(replace(found, grid=replace(found.grid, time=Time()))).maps
+    found = video(latents=4, frames_per_latent=1)
+    apart = read(replace(found, grid=replace(found.grid, time=FrameLayout()))).maps
     assert torch.equal(read(found).maps, apart)
 
 
 def test_one_picture_of_a_video_comes_with_its_own_map_and_recording():
-    maps = read(video(latents=3, pace=4)).of_image(12)
-    assert torch.equal(maps.maps, read(video(latents=3, pace=4)).maps[12:13])
+    maps = read(video(latents=3, frames_per_latent=4)).of_image(12)
+    assert torch.equal(maps.maps, read(video(latents=3, frames_per_latent=4)).maps[12:13])
     assert len(maps.recording.scores) == maps.recording.pictures == 1

@@ -5,10 +5,10 @@ import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.recording import (
+    FrameLayout,
     Grid,
     Recorder,
     RecordSpec,
-    Time,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,7 +126,7 @@ def test_a_video_of_33_pictures_in_full_size_stays_within_the_budget():
     """HunyuanVideo at 1280 x 720, 20 blocks, 28 steps; 8 concepts, and as many as there may be."""
     for count, steps, blocks in ((8, 3, 20), (64, 1, 8)):
         names = ", ".join(f"concept {i}" for i in range(count))
-        grid = Grid.of_latent(90, 160, time=Time(latents=9, pace=4))
+        grid = Grid.of_latent(90, 160, time=FrameLayout(latents=9, frames_per_latent=4))
         run = Recorder(RecordSpec(parse(names)), grid, range(20), 28, "Tiny")
         scores = torch.zeros(1, count, grid.patches)
         for step in (0, 13, 27):
@@ -141,7 +141,7 @@ def test_a_video_of_33_pictures_in_full_size_stays_within_the_budget():
 
 
 def test_the_frames_of_a_video_follow_one_another_as_pictures_do():
-    grid = Grid.of_latent(2 * Y, 2 * X, time=Time(latents=3, pace=4))
+    grid = Grid.of_latent(2 * Y, 2 * X, time=FrameLayout(latents=3, frames_per_latent=4))
     run = Recorder(RecordSpec(parse(NAMES)), grid, BLOCKS, 1, "Tiny")
     scores = random(B, C, 3, Y, X)
     run.add(0, [scores.flatten(2), scores.flatten(2) * 2])
@@ -155,10 +155,14 @@ def test_the_frames_of_a_video_follow_one_another_as_pictures_do():
 @pytest.mark.parametrize(
     ("time", "frames", "pictures"),
     [
-        (Time(), 1, 1),
-        (Time(latents=4), 4, 4),  # pictures behind one another
-        (Time(latents=9, pace=4), 9, 33),  # HunyuanVideo
-        (Time(latents=13, pace=4, patch=2), 7, 49),  # CogVideoX 1.5, one cell of padding
+        (FrameLayout(), 1, 1),
+        (FrameLayout(latents=4), 4, 4),  # pictures behind one another
+        (FrameLayout(latents=9, frames_per_latent=4), 9, 33),  # HunyuanVideo
+        (
+            FrameLayout(latents=13, frames_per_latent=4, patch=2),
+            7,
+            49,
+        ),  # CogVideoX 1.5, one cell of padding
     ],
 )
 def test_every_picture_of_a_video_has_its_place_among_the_frames(time, frames, pictures):
@@ -170,17 +174,22 @@ def test_every_picture_of_a_video_has_its_place_among_the_frames(time, frames, p
 
 
 def test_a_frame_stands_in_the_middle_of_its_pictures():
-    time = Time(latents=4, pace=4)  # 0 | 1 2 3 4 | 5 6 7 8 | 9 10 11 12
+    time = FrameLayout(latents=4, frames_per_latent=4)  # 0 | 1 2 3 4 | 5 6 7 8 | 9 10 11 12
     assert time.frame_of(2) < 1 < time.frame_of(3)
     assert (time.frame_of(6) + time.frame_of(7)) / 2 == 2
-    doubled = Time(latents=6, pace=4, patch=2)  # 0 1 2 3 4 | 5 ... 12 | 13 ... 20
+    doubled = FrameLayout(
+        latents=6, frames_per_latent=4, patch=2
+    )  # 0 1 2 3 4 | 5 ... 12 | 13 ... 20
     assert doubled.frame_of(0) == 0
     assert (doubled.frame_of(8) + doubled.frame_of(9)) / 2 == 1
 
 
 def test_cells_in_front_that_are_thrown_away_have_no_pictures():
     for lead in (1, 2):
-        kept, padded = Time(latents=3, pace=4), Time(latents=3 + lead, pace=4, lead=lead)
+        kept, padded = (
+            FrameLayout(latents=3, frames_per_latent=4),
+            FrameLayout(latents=3 + lead, frames_per_latent=4, lead_padding=lead),
+        )
         assert padded.pictures == kept.pictures == 9
         for picture in range(9):
             place = lead + kept.frame_of(picture)
@@ -188,13 +197,13 @@ def test_cells_in_front_that_are_thrown_away_have_no_pictures():
 
 
 def test_a_recording_is_told_how_many_pictures_came_out():
-    grid = Grid.of_latent(2 * Y, 2 * X, time=Time(latents=4, pace=4, patch=2))
+    grid = Grid.of_latent(2 * Y, 2 * X, time=FrameLayout(latents=4, frames_per_latent=4, patch=2))
     run = Recorder(RecordSpec(parse(NAMES)), grid, BLOCKS, 1, "Tiny")
     run.add(0, [random(B, C, 2 * Y * X)] * len(BLOCKS))
     recording = run.finish()
     assert recording.of_length(13).grid == grid
     shorter = recording.of_length(9)
-    assert shorter.grid.time == Time(latents=4, pace=4, patch=2, lead=1)
+    assert shorter.grid.time == FrameLayout(latents=4, frames_per_latent=4, patch=2, lead_padding=1)
     assert (shorter.pictures, recording.pictures) == (2 * 9, 2 * 13)
     for pictures in (5, 10, 17):  # more than a patch of padding, part of a cell, too many
         with pytest.raises(ConceptAttentionError, match=f"of 13 pictures .* none of {pictures}"):
@@ -202,7 +211,7 @@ def test_a_recording_is_told_how_many_pictures_came_out():
 
 
 def test_one_picture_of_a_video_comes_with_the_frame_next_to_it():
-    grid = Grid.of_latent(2 * Y, 2 * X, time=Time(latents=3, pace=4))
+    grid = Grid.of_latent(2 * Y, 2 * X, time=FrameLayout(latents=3, frames_per_latent=4))
     run = Recorder(RecordSpec(parse(NAMES)), grid, BLOCKS, 1, "Tiny")
     run.add(0, [random(B, C, 3 * Y * X)] * len(BLOCKS))
     recording = run.finish()

@@ -60,7 +60,7 @@ ASKING = [
 
 
 @pytest.mark.parametrize("graph", ASKING, ids=["pick", "gate", "sheet"])
-def test_a_wrong_name_is_told_before_the_picture_is_painted(server, graph):
+def test_a_wrong_name_is_told_before_the_picture_is_generated(server, graph):
     assert WRONG in refused(server, graph)
 
 
@@ -80,7 +80,7 @@ def test_a_name_that_locate_does_not_look_for_is_told_before_it_looks(server):
     assert "end" in server.queue(graph).outputs
 
 
-def test_no_name_at_all_is_told_before_the_picture_is_painted(server):
+def test_no_name_at_all_is_told_before_the_picture_is_generated(server):
     told = refused(server, asking("ConceptAttentionPick", name=" , "))
     assert "No concept was named. Recorded: balloon, sky, water." in told
 
@@ -120,7 +120,7 @@ def test_words_that_another_node_writes_are_not_judged_before(server):
     assert "end" in server.queue(graph).outputs
 
 
-def test_the_picture_is_painted_though_a_name_is_wrong(server):
+def test_the_picture_is_generated_though_a_name_is_wrong(server):
     graph = {**asking("ConceptAttentionPick", name="bird"), "picture": painting()["picture"]}
     result = server.queue(graph)
     assert "picture" in result.outputs

@@ -13,7 +13,12 @@ import torch
 from conceptattention.conceptattention_core import ConceptAttentionError
 from conceptattention.conceptattention_core.concepts import parse
 from conceptattention.conceptattention_core.hosts.comfyui.store import NeverRecordedError, Store
-from conceptattention.conceptattention_core.recording import Grid, Recording, RecordSpec, Time
+from conceptattention.conceptattention_core.recording import (
+    FrameLayout,
+    Grid,
+    Recording,
+    RecordSpec,
+)
 
 from ..comfyui.graphs import changed, node, painting
 from ..comfyui.server import Server
@@ -25,7 +30,7 @@ def latent(b: int = 2, *cells: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(b, 4, *cells, 6, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def recording(words: str, b: int = 2, time: Time = Time(), **spec) -> Recording:  # noqa: B008
+def recording(words: str, b: int = 2, time: FrameLayout = FrameLayout(), **spec) -> Recording:  # noqa: B008
     """One whose scores are the number of the frame."""
     grid = Grid.of_latent(6, 8, time=time)
     scores = torch.arange(float(b * time.frames)).view(-1, 1, 1, 1, 1, 1)
@@ -129,12 +134,12 @@ def test_tensors_are_not_kept_alive():
 def test_a_video_is_found_when_it_is_cut_along_time(pace):
     store = Store()
     made = latent(2, 5)
-    store.file([made], recording(WORDS[0], time=Time(5, pace)))
+    store.file([made], recording(WORDS[0], time=FrameLayout(5, pace)))
     assert frames(store.find(made.clone())) == list(range(10))
 
     cut = store.find(made[:, :, 1:4])
     assert frames(cut) == [1, 2, 3, 6, 7, 8]
-    assert cut.grid.time == Time(3, pace)
+    assert cut.grid.time == FrameLayout(3, pace)
     assert cut.pictures == 2 * (1 + 2 * pace)
 
     single = made[:, :, 1:].movedim(2, 1).reshape(8, 4, 1, 6, 8)  # one place along time a picture
@@ -151,16 +156,16 @@ def test_a_video_is_found_when_it_is_cut_along_time(pace):
 def test_cells_of_several_runs_may_be_put_together_along_time():
     store = Store()
     for seed in (1, 2):
-        store.file([latent(1, 3, seed=seed)], recording(WORDS[0], 1, Time(3, 4)))
+        store.file([latent(1, 3, seed=seed)], recording(WORDS[0], 1, FrameLayout(3, 4)))
     both = torch.cat([latent(1, 3, seed=1), latent(1, 3, seed=2)], dim=2)
     found = store.find(both)
     assert frames(found) == [0, 1, 2, 0, 1, 2]
-    assert found.grid.time == Time(6, 4)
+    assert found.grid.time == FrameLayout(6, 4)
 
 
 def test_a_part_of_a_video_that_was_never_recorded_is_not_found():
     store = Store()
-    store.file([latent(1, 3)], recording(WORDS[0], 1, Time(3, 4)))
+    store.file([latent(1, 3)], recording(WORDS[0], 1, FrameLayout(3, 4)))
     foreign = torch.cat([latent(1, 2), latent(1, 1, seed=9)], dim=2)
     with pytest.raises(NeverRecordedError):
         store.find(foreign)

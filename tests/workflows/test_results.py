@@ -31,7 +31,7 @@ def test_every_node_of_it_runs_and_shows_something(server, file):
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if "masks" in f.stem], ids=lambda f: f.stem)
-def test_it_paints_and_masks_every_word(server, file):
+def test_it_generates_and_masks_every_word(server, file):
     prompt = with_demo_model(twin(file))
     ids = {one["class_type"]: name for name, one in prompt.items()}
     views = [n for n, one in prompt.items() if one["class_type"] == "ConceptAttentionOverlay"]

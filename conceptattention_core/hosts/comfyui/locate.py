@@ -21,7 +21,7 @@ from ... import ConceptAttentionError
 from ...locating import (
     LocateSpec,
     blend_at_unit_variance,
-    draw_looks,
+    draw_passes,
     fit,
     noise_ratio,
     resize,
@@ -54,7 +54,7 @@ def locate(
     caption = encode_caption(clip, how.caption)
     guider.set_conds(caption, caption)
     guider.set_cfg(1.0)
-    bar = comfy.utils.ProgressBar(how.looks)
+    bar = comfy.utils.ProgressBar(how.passes)
     sampler = LocateSampler(how, looked=lambda: bar.update(1))
     levels = how.noise
     if not is_flow(model.get_model_object("model_sampling")):
@@ -103,7 +103,7 @@ class LocateSampler(comfy.samplers.Sampler):
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image, *rest):
         sampling = model_wrap.inner_model.model_sampling
-        for place, level, own_noise in draw_looks(self.how, latent_image):
+        for place, level, own_noise in draw_passes(self.how, latent_image):
             throw_exception_if_processing_interrupted()
             if is_flow(sampling):
                 noisy = sampling.noise_scaling(sigmas[place], own_noise, latent_image, False)

@@ -301,13 +301,13 @@ def _scores_of_cells(matches: list[_Match]) -> Tensor:
 
 def _cut(grid: Grid, cells: int) -> Grid:
     """The grid of a video of so many cells."""
-    return replace(grid, time=replace(grid.time, latents=cells, lead=0))
+    return replace(grid, time=replace(grid.time, latents=cells, lead_padding=0))
 
 
 def _kind(match: _Match) -> tuple:
     recording = match.entry.recording
     assert isinstance(recording, Recording)
-    still = replace(recording.grid, time=replace(recording.grid.time, latents=1, lead=0))
+    still = replace(recording.grid, time=replace(recording.grid.time, latents=1, lead_padding=0))
     return recording.spec, still, recording.steps, recording.blocks
 
 

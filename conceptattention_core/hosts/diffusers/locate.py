@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ... import ConceptAttentionError
 from ...forward import StopForward
-from ...locating import LocateSpec, draw_looks, fit, resize
-from ...recording import Recorder, Recording, RecordSpec, Time
+from ...locating import LocateSpec, draw_passes, fit, resize
+from ...recording import FrameLayout, Recorder, Recording, RecordSpec
 from .calls import ModelCall
 from .forward import TransformerForward
 from .obstacles import required_arguments
@@ -53,7 +53,7 @@ def locate(
     latent = family.encode(pipe, resize(images, size)).float()
     prepare = family.prepare_call(pipe, latent.shape, how.caption, family.text_length(pipe))
     call = ModelCall.of(prepare(latent, how.noise[0]))
-    grid = replace(family.grid(pipe, call), size=(h, w), time=Time())
+    grid = replace(family.grid(pipe, call), size=(h, w), time=FrameLayout())
     recorder = Recorder(spec, grid, plan.blocks, len(how.noise), family.name)
     transformer = pipe.transformer
     blocks = list(family.blocks(transformer))
@@ -61,7 +61,7 @@ def locate(
     with ExitStack() as handles, torch.no_grad():
         for handle in hooks.attach(blocks):
             handles.callback(handle.remove)
-        for step, level, noise in draw_looks(how, latent):
+        for step, level, noise in draw_passes(how, latent):
             arguments = prepare(family.blend(latent, noise, level), level)
             call, rows = ModelCall.of(arguments), range(len(latent))
             forward = TransformerForward(family, plan, grid, transformer, call, rows, blocks)

@@ -153,7 +153,7 @@ def test_a_run_that_failed_to_a_black_picture_does_not_answer_for_others(store):
         store.find(latent(seed=3))
 
 
-def test_silence_says_why(store):
+def test_a_recording_without_scores_says_why(store):
     store.file([latent()], NotRecorded(recording().spec, "because"))
     with pytest.raises(ConceptAttentionError, match="because"):
         store.find(latent())

@@ -11,7 +11,7 @@ from conceptattention.conceptattention_core.hosts.diffusers.families.base import
 )
 from conceptattention.conceptattention_core.hosts.diffusers.locate import locate
 from conceptattention.conceptattention_core.hosts.diffusers.patch import record
-from conceptattention.conceptattention_core.locating import LocateSpec, draw_looks
+from conceptattention.conceptattention_core.locating import LocateSpec, draw_passes
 from conceptattention.conceptattention_core.recording import Recording, RecordSpec
 from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ def locate_and_sample(pipe: DiffusionPipeline) -> tuple[Recording, Recording]:
     family, image, levels = family_of(pipe), IMAGES[:1], []
     caption = CALL["prompt"]
     latent = family.encode(pipe, image).float()
-    ((_, _, noise),) = draw_looks(LocateSpec(), latent)
+    ((_, _, noise),) = draw_passes(LocateSpec(), latent)
     arguments = family.prepare_call(pipe, latent.shape, caption, LENGTH)
 
     def start_at_the_image(pipeline, i, t, tensors):

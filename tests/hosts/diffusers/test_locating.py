@@ -20,7 +20,7 @@ def test_locating_calls_the_transformer_as_sampling_does(pipe):
     assert located.grid == Grid(3, 5, 16, 48, 80, size=(48, 80))
     assert located.scores.shape == (2, 2, 3, 3, 3, 5)
     assert located.pictures == 2
-    assert len(passes) == how.looks
+    assert len(passes) == how.passes
     latent = family.encode(pipe, IMAGES)
     prepared = family.prepare_call(pipe, latent.shape, how.caption, LENGTH)(latent, 0.5)
     sampled = call_of(pipe, prompt=[how.caption] * 2, num_inference_steps=2, **single_frame(pipe))

@@ -110,7 +110,7 @@ def sample(pipe: DiffusionPipeline, tiny: Tiny, **changed) -> Tensor:
     return pipe(**settings, generator=torch.Generator().manual_seed(0), return_dict=False)[0]
 
 
-def heard_guiding(pipe, tiny, passes, apart=False, **changed) -> Recording:
+def record_guided(pipe, tiny, passes, apart=False, **changed) -> Recording:
     with record(pipe, SPEC) as session, guiding(pipe, passes, apart):
         sample(pipe, tiny, **changed)
     return session.recording()
@@ -125,7 +125,7 @@ def plain(pipe) -> Recording:
 @pytest.mark.parametrize("apart", [False, True], ids=["in one call", "call by call"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_prompt_is_recorded_in_every_order_of_passes(pipe, tiny, plain, order, apart):
-    recorded = heard_guiding(pipe, tiny, ORDERS[order], apart)
+    recorded = record_guided(pipe, tiny, ORDERS[order], apart)
     assert recorded.scores.shape == plain.scores.shape
     assert recorded.steps == plain.steps
     # the first step starts from the same noise whatever the guidance
@@ -141,9 +141,9 @@ def test_a_swapped_prompt_stays_in_its_rows(pipe, tiny):
         "callback_on_step_end": swap,
         "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
     }
-    expected = heard_guiding(pipe, tiny, ("prompt", "negative"), **swapped)
+    expected = record_guided(pipe, tiny, ("prompt", "negative"), **swapped)
     for passes, apart in ((("negative", "prompt"), False), (("negative", "prompt"), True)):
-        recorded = heard_guiding(pipe, tiny, passes, apart, **swapped)
+        recorded = record_guided(pipe, tiny, passes, apart, **swapped)
         torch.testing.assert_close(recorded.scores, expected.scores, atol=1e-4, rtol=1e-4)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ....recording import Grid, Time
+from ....recording import FrameLayout, Grid
 from ....rotary import Rotary
 from ....text_side import ConceptStream, Heads, Modulation, TextSide, split_heads
 from ....tokens import ConceptTokens
@@ -37,7 +37,7 @@ class CogVideoX(Family):
     }
 
     def grid(self, model: Any, h: int, w: int, latents: int = 1) -> Grid:
-        time = Time(latents, FRAMES_PER_LATENT, patch=model.patch_size_t or 1)
+        time = FrameLayout(latents, FRAMES_PER_LATENT, patch=model.patch_size_t or 1)
         return Grid.of_latent(h, w, model.patch_size, time=time)
 
     def start_stream(

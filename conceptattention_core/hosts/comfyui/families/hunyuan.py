@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ....recording import Grid, Time
+from ....recording import FrameLayout, Grid
 from ....rotary import Rotary
 from ....text_side import ConceptStream
 from ....tokens import ConceptTokens
@@ -37,7 +37,7 @@ class Hunyuan(Family):
             return Grid.of_latent(h, w, patch, scale=32)
         scale = 16 if patch == 1 else 8  # HunyuanVideo 1.5 compresses more
         return Grid.of_latent(
-            h, w, patch, scale, Time(latents, FRAMES_PER_LATENT, model.patch_size[0])
+            h, w, patch, scale, FrameLayout(latents, FRAMES_PER_LATENT, model.patch_size[0])
         )
 
     def layout(self, model: Any, block: BlockCall, grid: Grid, stream: ConceptStream) -> Layout:

@@ -12,7 +12,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor
 
-from ....recording import Grid, Time
+from ....recording import FrameLayout, Grid
 from ....rotary import Rotary
 from ....text_side import ConceptStream, Modulation, TextSide, normed_heads
 from ....tokens import ConceptTokens
@@ -29,7 +29,7 @@ class JoyImage(Family):
     text_width_at = "condition_embedder.text_embedder.linear_1.in_features"
 
     def grid(self, model: Any, h: int, w: int, latents: int = 1) -> Grid:
-        return Grid.of_latent(h, w, patch=model.patch_size[-1], time=Time(latents))
+        return Grid.of_latent(h, w, patch=model.patch_size[-1], time=FrameLayout(latents))
 
     def start_stream(
         self, model: Any, tokens: ConceptTokens, block: BlockCall, call: ModelCall

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ....recording import Grid, Time
+from ....recording import FrameLayout, Grid
 from ....text_side import (
     ConceptStream,
     KeysOnly,
@@ -46,7 +46,7 @@ class Mochi(Family):
     }
 
     def grid(self, model: Any, h: int, w: int, latents: int = 1) -> Grid:
-        return Grid.of_latent(h, w, model.patch_size, time=Time(latents, FRAMES_PER_LATENT))
+        return Grid.of_latent(h, w, model.patch_size, time=FrameLayout(latents, FRAMES_PER_LATENT))
 
     def start_stream(
         self, model: Any, tokens: ConceptTokens, block: BlockCall, call: ModelCall

@@ -8,7 +8,7 @@ ComfyUI: `comfy.ldm.qwen_image.model.QwenImageTransformer2DModel`.
 
 from typing import Any
 
-from ....recording import Grid, Time
+from ....recording import FrameLayout, Grid
 from ....rotary import Rotary
 from ....text_side import ConceptStream
 from ....tokens import ConceptTokens
@@ -24,7 +24,7 @@ class QwenImage(Family):
     reads = TemplateReader(("qwen25_7b",))
 
     def grid(self, model: Any, h: int, w: int, latents: int = 1) -> Grid:
-        layers = Time(latents)  # of Qwen-Image-Layered: images behind one another
+        layers = FrameLayout(latents)  # of Qwen-Image-Layered: images behind one another
         return Grid.of_latent(h, w, patch=model.patch_size, time=layers)
 
     def start_stream(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .... import ConceptAttentionError
 from ....forward import StopForward
-from ....recording import Grid, Time
+from ....recording import FrameLayout, Grid
 from ....text_side import ConceptStream, Heads, TokenIndex
 from ....tokens import ConceptTokens
 from ..guard import is_compiling
@@ -87,7 +87,7 @@ class GenericFamily(Family):
     def grid(self, model: nn.Module, h: int, w: int, latents: int = 1) -> Grid:
         side: Any = getattr(model, "patch_size", 2)
         patch = side if isinstance(side, int) else side[-1]
-        return Grid.of_latent(h, w, patch, time=Time(latents))
+        return Grid.of_latent(h, w, patch, time=FrameLayout(latents))
 
     def text_width(self, model: nn.Module) -> int | None:
         return None

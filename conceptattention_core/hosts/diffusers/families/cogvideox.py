@@ -16,7 +16,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ....locating import blend_at_unit_variance, noise_ratio
-from ....recording import Grid, Time
+from ....recording import FrameLayout, Grid
 from ....text_side import Heads, Modulation, TextSide, split_heads
 from ....tokens import ConceptTokens
 from ..calls import BlockCall, ModelCall
@@ -49,7 +49,7 @@ class CogVideoX(VideoFamily):
         config = pipe.transformer.config
         _, latents, _, h, w = call.hidden_states.shape
         # 1.5 puts padding in front, which the pipeline drops after sampling
-        time = Time(latents, pipe.vae_scale_factor_temporal, config.patch_size_t or 1)
+        time = FrameLayout(latents, pipe.vae_scale_factor_temporal, config.patch_size_t or 1)
         return Grid.of_latent(h, w, config.patch_size, vae_scale(pipe), time)
 
     def fps(self, pipe: Any) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....recording import Grid, Time
+from ....recording import FrameLayout, Grid
 from ....tokens import ConceptTokens
 from ..calls import BlockCall, ModelCall
 from .base import ConceptStream, VideoFamily, encode_single_frames, vae_scale
@@ -40,7 +40,7 @@ class HunyuanVideo(VideoFamily):
     def grid(self, pipe: Any, call: ModelCall) -> Grid:
         config = pipe.transformer.config
         _, _, latents, h, w = call.hidden_states.shape
-        time = Time(latents, pipe.vae_scale_factor_temporal, config.patch_size_t)
+        time = FrameLayout(latents, pipe.vae_scale_factor_temporal, config.patch_size_t)
         return Grid.of_latent(h, w, config.patch_size, vae_scale(pipe), time)
 
     def fps(self, pipe: Any) -> int:

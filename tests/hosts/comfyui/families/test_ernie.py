@@ -64,7 +64,7 @@ def test_a_concept_longer_than_the_prompt_stands_at_its_start(monkeypatch):
     assert torch.equal(own[:, :, :3], expected)  # a lone concept has a hidden one beside it
 
 
-def test_a_concept_longer_than_the_prompt_is_heard_in_every_family(tiny):
+def test_a_concept_longer_than_the_prompt_is_recorded_in_every_family(tiny):
     positive = tiny.prompt(1, tokens=1)
     latent = tiny.sample(tiny.recorded("very big red dog, sky"), positive=positive)
     assert torch.equal(latent, tiny.sample(tiny.model(), positive=positive))

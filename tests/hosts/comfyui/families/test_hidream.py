@@ -14,7 +14,7 @@ from ....comfyui.tiny import TINY
 
 
 @pytest.mark.parametrize("w", [6, 7])
-def test_beside_a_picture_to_edit_only_the_picture_itself_is_heard(w):
+def test_beside_a_picture_to_edit_only_the_picture_itself_is_recorded(w):
     tiny = TINY["HiDream"]
     other = tiny.latent(1, 5, w, seed=4)
     positive = tiny.prompt(1, concat_latent_image=other)

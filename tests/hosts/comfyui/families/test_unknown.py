@@ -57,7 +57,7 @@ def assert_alike(scores: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("tiny", ALONE, indirect=True)
 @pytest.mark.parametrize("attend", ATTEND)
-def test_a_stranger_is_heard_as_its_family_hears_it(tiny, attend, forget):
+def test_an_unknown_model_is_recorded_as_its_family_records_it(tiny, attend, forget):
     expected = hear(tiny, method=Method(attend))
     forget()
     assert_alike(hear(tiny, method=Method(attend)), expected)
@@ -66,7 +66,7 @@ def test_a_stranger_is_heard_as_its_family_hears_it(tiny, attend, forget):
 @pytest.mark.parametrize("tiny", ALONE, indirect=True)
 @pytest.mark.parametrize("spec", [{"method": Method(space="value")}, {"method": Method(bounces=1)},
                                   {"tokens": "first"}, {"blocks": "first 2"}])  # fmt: skip
-def test_a_stranger_is_looked_at_in_every_way_but_one(tiny, spec, forget):
+def test_an_unknown_model_is_looked_at_in_every_way_but_one(tiny, spec, forget):
     expected = hear(tiny, **spec)
     forget()
     assert_alike(hear(tiny, **spec), expected)

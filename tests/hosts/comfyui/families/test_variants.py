@@ -77,7 +77,7 @@ def test_letters_to_be_written_come_to_the_text():
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if "ControlNet" in name])
-def test_what_is_heard_is_the_controlled_picture(name):
+def test_what_is_recorded_is_the_controlled_picture(name):
     variant = VARIANTS[name]
     free, controlled = (
         STORE.find(tiny.sample(tiny.recorded(), SIZE, steps=1)).scores

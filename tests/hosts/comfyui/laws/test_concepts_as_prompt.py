@@ -15,7 +15,7 @@ from conceptattention.conceptattention_core.hosts.comfyui.families.base import (
 )
 from conceptattention.conceptattention_core.hosts.comfyui.locate import locate
 from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
-from conceptattention.conceptattention_core.locating import LocateSpec, draw_looks
+from conceptattention.conceptattention_core.locating import LocateSpec, draw_passes
 from conceptattention.conceptattention_core.recording import RecordSpec
 from conceptattention.conceptattention_core.tokens import pack_tokens
 
@@ -138,9 +138,9 @@ def test_a_look_gives_the_model_the_picture_noised_as_it_was_trained(tiny):
         locate(model, tiny.clip(), vae, picture, RecordSpec(parse(CONCEPTS)), how)
         latent = model.model.process_latent_in(vae.encode(picture))
     hook.remove()
-    looks = list(draw_looks(how, latent))
-    assert len(given) == len(looks) == 2
-    for (noised, timestep), (_, level, noise) in zip(given, looks, strict=True):
+    passes = list(draw_passes(how, latent))
+    assert len(given) == len(passes) == 2
+    for (noised, timestep), (_, level, noise) in zip(given, passes, strict=True):
         mixture = (1 - level) * latent + level * noise  # as rectified flow has it
         if hasattr(sampling, "log_sigmas"):  # a diffusion has the same at unit variance
             mixture = mixture / ((1 - level) ** 2 + level**2) ** 0.5

@@ -80,7 +80,7 @@ def test_beside_a_prompt_for_a_part_the_prompt_for_the_whole_is_recorded(tiny):
     torch.testing.assert_close(STORE.find(latent).scores, STORE.find(whole).scores)
 
 
-def test_without_a_positive_prompt_in_a_call_nothing_is_heard(tiny):
+def test_without_a_positive_prompt_in_a_call_nothing_is_recorded(tiny):
     latent = tiny.sample(tiny.recorded(), cfg=3.0)
     swapped = tiny.sample(
         tiny.recorded(), cfg=3.0, positive=tiny.prompt(1), negative=tiny.prompt(7)

@@ -62,7 +62,7 @@ def test_two_recordings_of_one_picture_are_told_apart_by_their_model(tiny):
         STORE.find(latents[0].clone())
 
 
-def test_recording_a_recorded_model_replaces_what_it_listens_to(tiny):
+def test_recording_a_recorded_model_replaces_what_it_records(tiny):
     model = tiny.recorded("dog, sea", model=tiny.recorded("cat, sky"))
     latent = tiny.sample(model)
     assert STORE.find(latent).concepts.names == ("dog", "sea")

@@ -39,7 +39,9 @@ def spread(monkeypatch, tiny):
 
 
 @pytest.mark.parametrize("recorded_first", [True, False])
-def test_on_several_devices_the_same_is_heard_and_the_picture_stays(tiny, spread, recorded_first):
+def test_on_several_devices_the_same_is_recorded_and_the_picture_stays(
+    tiny, spread, recorded_first
+):
     def sample(model):
         return tiny.sample(model, cfg=3.0, positive=tiny.prompt(1) + tiny.prompt(4))
 

@@ -20,7 +20,7 @@ def ernie() -> Tiny:
     return HERE["ERNIE-Image"]
 
 
-def test_another_attention_for_all_models_is_heard_in_what_it_gives(ernie, monkeypatch):
+def test_another_attention_for_all_models_is_recorded_in_what_it_gives(ernie, monkeypatch):
     """ComfyUI's own choice of one (`--use-sage-attention`), and packs that change it."""
     usual = STORE.find(ernie.sample(ernie.recorded())).scores
     module = importlib.import_module("comfy.ldm.ernie.model")

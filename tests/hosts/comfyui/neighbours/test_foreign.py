@@ -66,7 +66,7 @@ def test_blocks_that_are_still_the_hosts_are_heard_in_a_packs_own_forward(tiny):
     assert torch.equal(STORE.find(latent).scores, scores)
 
 
-def test_a_forward_put_on_the_model_is_heard_as_well(tiny):
+def test_a_forward_put_on_the_model_is_recorded_as_well(tiny):
     scores = STORE.find(tiny.sample(tiny.recorded())).scores
     STORE.clear()
     network = tiny.model().model.diffusion_model

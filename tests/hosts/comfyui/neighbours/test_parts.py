@@ -55,7 +55,7 @@ def test_tiled_sampling_records_nothing_and_says_why(tiny):
         STORE.find(latent)
 
 
-def test_steps_that_show_the_whole_picture_are_heard_beside_tiled_ones(tiny):
+def test_steps_that_show_the_whole_picture_are_recorded_beside_tiled_ones(tiny):
     latent = tiny.sample(with_tiles(tiny.recorded(), 1), cfg=3.0)
     assert torch.equal(latent, tiny.sample(with_tiles(tiny.model(), 1), cfg=3.0))
     assert STORE.find(latent).steps == ((1, 1),)
@@ -79,7 +79,7 @@ def windowing() -> Any:
 VIDEO = "Hunyuan Video and Image"
 
 
-def test_context_windows_along_time_are_heard_frame_by_frame():
+def test_context_windows_along_time_are_recorded_frame_by_frame():
     tiny = replace(HERE[VIDEO], frames=5)
     size = (1, 5, 7)
     latent = tiny.sample(with_windows(tiny.recorded(), 3, 1, axis=2), size, cfg=3.0)

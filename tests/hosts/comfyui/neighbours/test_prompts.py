@@ -38,7 +38,7 @@ def left_and_right(tiny: Tiny) -> list[Conditioning]:
     ],
     ids=["several prompts", "of different lengths", "for masked parts"],
 )
-def test_of_several_prompts_the_mean_is_heard(tiny, several):
+def test_of_several_prompts_the_mean_is_recorded(tiny, several):
     one, other = several(tiny)
     latent = tiny.sample(tiny.recorded(), cfg=3.0, positive=one + other)
     assert torch.equal(latent, tiny.sample(tiny.model(), cfg=3.0, positive=one + other))
@@ -48,7 +48,7 @@ def test_of_several_prompts_the_mean_is_heard(tiny, several):
     torch.testing.assert_close(found, torch.stack(alone).mean(0), rtol=1e-4, atol=1e-4)
 
 
-def test_negative_prompts_of_any_length_do_not_change_what_is_heard(tiny):
+def test_negative_prompts_of_any_length_do_not_change_what_is_recorded(tiny):
     heard = [first_step(tiny, negative=tiny.prompt(2, tokens=tokens)) for tokens in (5, 9)]
     torch.testing.assert_close(*heard, rtol=1e-4, atol=1e-4)
 
@@ -71,7 +71,7 @@ def hooked(tiny: Tiny, prompt: Conditioning, folder: Path) -> Conditioning:
     return own
 
 
-def test_a_lora_on_one_prompt_is_heard_with_that_prompt(tiny, lora_folder):
+def test_a_lora_on_one_prompt_is_recorded_with_that_prompt(tiny, lora_folder):
     with_lora, _ = comfy.sd.load_lora_for_models(
         tiny.model(), None, lora_for(tiny.model()), 1.0, 0.0
     )
@@ -99,7 +99,7 @@ def first_step_by(guider: Any, tiny: Tiny, model: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("negative", [False, True])
-def test_the_pass_without_a_text_that_another_model_makes_is_not_heard(negative):
+def test_the_pass_without_a_text_that_another_model_makes_is_not_recorded(negative):
     """Ideogram 4 is sampled so."""
     if "Ideogram 4" not in HERE:
         pytest.skip("this ComfyUI does not have the family")
@@ -123,7 +123,7 @@ def test_the_pass_without_a_text_that_another_model_makes_is_not_heard(negative)
     torch.testing.assert_close(found, first_step(tiny), rtol=1e-4, atol=1e-4)
 
 
-def test_of_three_prompts_the_positive_one_is_heard(tiny):
+def test_of_three_prompts_the_positive_one_is_recorded(tiny):
     """Dual CFG Guider numbers the negative one as others number the positive one."""
 
     def run(model: Any) -> Tensor:

@@ -150,7 +150,7 @@ def test_recording_changes_nothing(tiny, dress):
     assert torch.equal(latent, plain)
 
 
-def test_a_lora_is_heard_like_weights_trained_so(tiny):
+def test_a_lora_is_recorded_like_weights_trained_so(tiny):
     _, bare = heard(tiny, tiny.model())
     _, patched = heard(tiny, with_lora(tiny.model()))
     _, baked = heard(tiny, with_baked_lora(tiny.model()))
@@ -158,7 +158,7 @@ def test_a_lora_is_heard_like_weights_trained_so(tiny):
     assert not torch.allclose(patched.scores, bare.scores, rtol=1e-2, atol=1e-2)
 
 
-def test_layers_that_unpack_their_weights_are_heard_like_ordinary_ones(tiny):
+def test_layers_that_unpack_their_weights_are_recorded_like_ordinary_ones(tiny):
     model = in_packed_layers(tiny.model())
     try:
         plain = tiny.sample(model, cfg=3.0)
@@ -170,7 +170,7 @@ def test_layers_that_unpack_their_weights_are_heard_like_ordinary_ones(tiny):
     torch.testing.assert_close(packed.scores, ordinary.scores, rtol=1e-5, atol=1e-5)
 
 
-def test_with_little_memory_a_lora_is_heard_all_the_same(tiny, little_memory):
+def test_with_little_memory_a_lora_is_recorded_all_the_same(tiny, little_memory):
     bare = random_weights(
         tiny.model().model.model_config, dict(tiny.model().model.diffusion_model.state_dict())
     )

@@ -1,7 +1,7 @@
 """CogVideoX at toy size: nine pictures in three cells of time."""
 
 import torch
-from conceptattention.conceptattention_core.recording import Time
+from conceptattention.conceptattention_core.recording import FrameLayout
 from diffusers import (
     AutoencoderKLCogVideoX,
     CogVideoXDDIMScheduler,
@@ -53,7 +53,7 @@ TINY = Tiny(
     call={"num_frames": 9, "guidance_scale": 1.0},
     guided={"negative_prompt": "a cat", "guidance_scale": 3.0},
     copies=None,
-    time=Time(3, 4),
+    time=FrameLayout(3, 4),
     image_first=True,
     heun=False,
 )

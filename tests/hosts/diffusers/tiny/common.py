@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from conceptattention.conceptattention_core.recording import Time
+from conceptattention.conceptattention_core.recording import FrameLayout
 from diffusers import AutoencoderKL, DiffusionPipeline
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -35,7 +35,7 @@ class Tiny:
     """What asks for guidance against a negative prompt."""
     copies: str | None = "num_images_per_prompt"
     """The argument that asks for several images of one prompt."""
-    time: Time = Time()  # noqa: RUF009 - frozen
+    time: FrameLayout = FrameLayout()  # noqa: RUF009 - frozen
     image_first: bool = False
     """Whether a block hands out the image before the text."""
     start: int = 0

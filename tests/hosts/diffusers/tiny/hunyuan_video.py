@@ -1,7 +1,7 @@
 """HunyuanVideo at toy size: nine pictures in three cells of time."""
 
 import torch
-from conceptattention.conceptattention_core.recording import Time
+from conceptattention.conceptattention_core.recording import FrameLayout
 from diffusers import (
     AutoencoderKLHunyuanVideo,
     FlowMatchEulerDiscreteScheduler,
@@ -63,7 +63,7 @@ TINY = Tiny(
     noise=(4, 3, 6, 10),
     call={"num_frames": 9},
     copies="num_videos_per_prompt",
-    time=Time(3, 4),
+    time=FrameLayout(3, 4),
     image_first=True,
     start=99 - 95,  # the template's tokens here, less those that the pipeline drops
     fuses=False,
