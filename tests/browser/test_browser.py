@@ -1,17 +1,9 @@
 """The pack as its users meet it: on ComfyUI's page, in a browser."""
 
-import pytest
-
-from ..comfyui.browser import PAGES, command, open_help, wait_for_nodes
+from ..comfyui.browser import command, open_help, wait_for_nodes
 from ..comfyui.graphs import WORKFLOWS
-from ..comfyui.server import Server
 
 FIRST = WORKFLOWS / "first_masks.json"
-
-
-@pytest.fixture(scope="module", params=PAGES)
-def server(request: pytest.FixtureRequest) -> Server:
-    return request.getfixturevalue(request.param)
 
 
 def test_the_template_browser_opens_it_and_a_node_explains_itself(page):

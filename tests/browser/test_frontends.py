@@ -12,8 +12,6 @@ import pytest
 from PIL import Image
 
 from ..comfyui.browser import (
-    NEWEST,
-    PAGES,
     PICTURES,
     command,
     drop,
@@ -27,6 +25,7 @@ from ..comfyui.graphs import MASKING, WORKFLOWS, masks, node
 from ..comfyui.server import Prompt, Server
 from ..core.explorer_page.common import at, bars, close, inside
 from ..workflows.common import FILES, pretend_models, put_example, twin
+from .common import SHOWN_BY, choose, listen, on_both
 
 FIRST = WORKFLOWS / "first_masks.json"
 LOOK = WORKFLOWS / "look_inside.json"
@@ -61,54 +60,6 @@ CONTROLS = """name => [...document.querySelectorAll(
     .map(one => one.ariaChecked ?? (one.value || one.textContent))"""
 EXPLORER = "app.graph.nodes.find(node => node.type === 'ConceptAttentionExplorer')"
 FRAME = "iframe[title='Concept Explorer']"
-
-
-FRONTENDS = ["classic", "Nodes 2.0"]
-SHOWN_BY = [("bundled_server", "classic"), (NEWEST, "Nodes 2.0")]
-"""Both pages and both frontends, but not each with each, which takes minutes."""
-
-on_both = pytest.mark.parametrize(("server", "frontend"), SHOWN_BY, indirect=True)
-
-
-@pytest.fixture(scope="module", params=PAGES)
-def server(request: pytest.FixtureRequest) -> Server:
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(params=FRONTENDS)
-def frontend(request: pytest.FixtureRequest, server: Server) -> Iterator[str]:
-    choose(server, request.param)
-    yield request.param
-    choose(server, "classic")
-
-
-def choose(server: Server, frontend: str) -> None:
-    server.settings(Comfy__VueNodes__Enabled=frontend != "classic")
-
-
-@pytest.fixture
-def canvas(frontend: str, page: Any) -> Iterator[Any]:
-    """ComfyUI's page with one of its frontends; whatever happens there: no complaint."""
-    complaints = listen(page, frontend)
-    yield page
-    assert complaints == []
-
-
-def listen(page: Any, frontend: str) -> list[str]:
-    """The errors of a page from now on."""
-    setting = page.evaluate("app.extensionManager.setting.settings['Comfy.VueNodes.Enabled']?.type")
-    if frontend != "classic" and setting != "boolean":
-        pytest.skip("this ComfyUI does not offer Nodes 2.0 yet")
-    complaints: list[str] = []
-    page.on("console", lambda said: blames_us(said) and complaints.append(said.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    return complaints
-
-
-def blames_us(said: Any) -> bool:
-    """Whether it is an error, and not that the page itself reaches for a network."""
-    network = ("Content Security Policy", "ERR_NAME_NOT_RESOLVED")
-    return said.type == "error" and not any(name in said.text for name in network)
 
 
 def graph_of(prompt: Prompt) -> dict[str, list[Any]]:

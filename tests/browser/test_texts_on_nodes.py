@@ -4,7 +4,7 @@ import json
 
 from ..comfyui.browser import drop, run
 from ..comfyui.graphs import WORKFLOWS
-from .test_frontends import canvas, frontend, on_both, server  # noqa: F401
+from .common import on_both
 
 FIRST = WORKFLOWS / "first_masks.json"
 TEXTS = """() => [...document.querySelectorAll(".conceptattention-text")]
@@ -19,7 +19,7 @@ WRITE = """words => {
 
 
 @on_both
-def test_a_notice_stays_on_its_node_after_the_run_and_goes_with_its_cause(canvas, server):  # noqa: F811
+def test_a_notice_stays_on_its_node_after_the_run_and_goes_with_its_cause(canvas, server):
     drop(canvas, FIRST)
     canvas.evaluate(WRITE, "(balloon:1.3), sky")
     run(canvas, server)
