@@ -43,6 +43,7 @@ def with_lora(model: Any) -> Any:
 
 def with_baked_lora(model: Any) -> Any:
     """The same weights, as if they had been trained so."""
+    comfy.model_management.unload_all_models()  # one that is loaded would stay as it is
     patched = with_lora(model)
     patched.patch_model(torch.device("cpu"))
     try:
