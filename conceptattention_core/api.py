@@ -108,16 +108,16 @@ class RecordedRun:
             )
         folder.mkdir(parents=True, exist_ok=True)
         remove_earlier(folder)
-        told, lines = [], []
+        entries, lines = [], []
         for i, frames in enumerate(items):
             pixels = [to_bytes(frame) for frame in frames]
             own = recording.scores[i * time.frames : (i + 1) * time.frames]
             maps = read_maps(replace(recording, scores=own), spec)
             name = "." if count == 1 else str(i)
             found = self._save_one(folder / name, pixels, maps, masks)
-            told.append({"folder": name, **found})
+            entries.append({"folder": name, **found})
             lines.append(describe_presence(maps))
-        report = {"videos" if is_video else "pictures": told}
+        report = {"videos" if is_video else "pictures": entries}
         write_text(folder / REPORT, to_json(report))
         return Results(folder, report, "\n".join(lines))
 
@@ -157,11 +157,11 @@ def record(
     bit for bit.
 
     Give `max_sequence_length` here, too, where the pipeline is called with it. What cannot work is
-    refused at once by ConceptAttentionError; what fails later is told where maps are asked for, or
-    with `strict` raised where it happens.
+    refused at once by ConceptAttentionError; what fails later is raised where maps are asked for,
+    or with `strict` where it happens.
     """
     record_pipeline = _import_host().record
-    spec = _tell_notices(record_spec(concepts, background, fields))
+    spec = _warn_of_notices(record_spec(concepts, background, fields))
     with (
         record_pipeline(
             pipe, spec, max_sequence_length=max_sequence_length, strict=strict
@@ -190,7 +190,7 @@ def locate(
     from .pixels import read_images
 
     spec, how = locate_specs(concepts, background, fields)
-    _tell_notices(spec)
+    _warn_of_notices(spec)
     pixels = read_images(images)
     if len({one.shape for one in pixels}) != 1:
         raise ConceptAttentionError(f"Images of one size are located together; got {len(pixels)}.")
@@ -261,7 +261,7 @@ def _import_host() -> Any:
     return patch
 
 
-def _tell_notices(spec: RecordSpec) -> RecordSpec:
+def _warn_of_notices(spec: RecordSpec) -> RecordSpec:
     for notice in spec.concepts.notices:
         warnings.warn(notice, stacklevel=4)
     return spec

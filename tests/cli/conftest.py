@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ..hosts.diffusers.tiny import tiny_flux
+from ..hosts.diffusers.tiny import save_tiny_flux
 
 
 @pytest.fixture
@@ -22,27 +22,18 @@ def folder(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy model folder."""
-    folder = tmp_path_factory.mktemp("model")
-    tiny_flux().save_pretrained(folder)
-    return folder
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small Flux."""
+    return save_tiny_flux(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
-def own(saved: Path, tmp_path: Path) -> Path:
+def own(model: Path, tmp_path: Path) -> Path:
     """The toy model folder once more, for a test to write into."""
     folder = tmp_path / "own"
     folder.mkdir()
-    for part in saved.iterdir():
+    for part in model.iterdir():
         (folder / part.name).symlink_to(part)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_flux().save_pretrained(folder)
     return folder
 
 

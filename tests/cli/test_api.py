@@ -241,9 +241,9 @@ def test_editors_know_every_field_of_a_spec(fields, spec, without):
     assert set(typing.get_type_hints(fields)) == types.keys() - without
 
 
-def test_generate_writes_what_the_shell_writes(saved, tmp_path, capsys):
+def test_generate_writes_what_the_shell_writes(model, tmp_path, capsys):
     found = ca.generate(
-        saved,
+        model,
         "a red balloon",
         WORDS,
         tmp_path / "function",
@@ -256,7 +256,7 @@ def test_generate_writes_what_the_shell_writes(saved, tmp_path, capsys):
         device="cpu",
     )
     assert capsys.readouterr().out == ""
-    words = ["--model", str(saved), "--prompt", "a red balloon", "--concepts", WORDS, "--hard"]
+    words = ["--model", str(model), "--prompt", "a red balloon", "--concepts", WORDS, "--hard"]
     words += ["--height", "48", "--width", "80", "--steps", "2", "--seed", "5", "--device", "cpu"]
     assert main(["generate", *words, "--out", str(tmp_path / "shell")]) == 0
     shown = capsys.readouterr().out.replace(str(tmp_path / "shell"), str(tmp_path / "function"))
@@ -269,13 +269,13 @@ def test_generate_writes_what_the_shell_writes(saved, tmp_path, capsys):
     assert found.report["pictures"][0]["seed"] == 5
 
 
-def test_segment_reports_what_failed(saved, tmp_path):
+def test_segment_reports_what_failed(model, tmp_path):
     Image.new("RGB", (48, 32), "teal").save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
     found = ca.segment(
         [tmp_path / "good.png", tmp_path / "bad.png"],
         WORDS,
-        saved,
+        model,
         tmp_path / "out",
         noise=(0.3, 0.6),
         device="cpu",
@@ -286,8 +286,8 @@ def test_segment_reports_what_failed(saved, tmp_path):
     assert settings["how"]["noise"] == [0.3, 0.6]
 
 
-def test_evaluate_gives_its_figures(saved, tmp_path):
-    found = ca.evaluate("scenes", saved, tmp_path, limit=1, figures=0, size=64, device="cpu")
+def test_evaluate_gives_its_figures(model, tmp_path):
+    found = ca.evaluate("scenes", model, tmp_path, limit=1, figures=0, size=64, device="cpu")
     assert found.report["pictures"] == 1
     assert found.report["figures"]["output space"].keys() >= {"accuracy", "mIoU"}
     assert "| output space |" in found.text

@@ -260,13 +260,13 @@ def test_listening_to_the_libraries_leaves_their_loggers_as_they_were():
 
 
 def test_a_full_disk_is_named_and_leaves_the_earlier_run(
-    saved,
+    model,
     tmp_path,
     capsys,
     monkeypatch,
 ):
     out = tmp_path / "out"
-    assert main(asked_for(saved, out)) == 0
+    assert main(asked_for(model, out)) == 0
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     save, count = Image.Image.save, 0
 
@@ -278,7 +278,7 @@ def test_a_full_disk_is_named_and_leaves_the_earlier_run(
         return save(self, file, *rest, **more)
 
     monkeypatch.setattr(Image.Image, "save", fill)
-    assert main([*asked_for(saved, out, concepts="moon, sea"), "--overwrite"]) == 1
+    assert main([*asked_for(model, out, concepts="moon, sea"), "--overwrite"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert ".png" in line and "No space left on device" in line and "MB are free there" in line
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before

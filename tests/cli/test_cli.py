@@ -31,8 +31,8 @@ def pixels(file: Path) -> np.ndarray:
     return np.asarray(Image.open(file))
 
 
-def test_every_file_is_there_and_has_the_size_of_the_picture(saved, tmp_path, capsys):
-    assert main(options(saved, tmp_path, negative_prompt="a cat", true_cfg=3)) == 0
+def test_every_file_is_there_and_has_the_size_of_the_picture(model, tmp_path, capsys):
+    assert main(options(model, tmp_path, negative_prompt="a cat", true_cfg=3)) == 0
     for kind in ("masks", "heatmaps"):
         assert sorted(f.name for f in (tmp_path / kind).iterdir()) == sorted(
             f"{name}.png" for name in NAMES
@@ -54,9 +54,9 @@ def test_every_file_is_there_and_has_the_size_of_the_picture(saved, tmp_path, ca
     assert err == ""
 
 
-def test_the_picture_is_the_one_that_the_pipeline_makes(saved, tmp_path):
-    assert main(options(saved, tmp_path, seed=7)) == 0
-    pipe = FluxPipeline.from_pretrained(saved)  # where weights lie decides on the last bit
+def test_the_picture_is_the_one_that_the_pipeline_makes(model, tmp_path):
+    assert main(options(model, tmp_path, seed=7)) == 0
+    pipe = FluxPipeline.from_pretrained(model)  # where weights lie decides on the last bit
     image = pipe(
         "a red balloon over the sea",
         height=48,
@@ -69,19 +69,19 @@ def test_the_picture_is_the_one_that_the_pipeline_makes(saved, tmp_path):
     assert np.array_equal(pixels(tmp_path / "image.png"), np.asarray(image))
 
 
-def test_a_batch_gets_a_folder_for_each_seed(saved, tmp_path):
-    assert main(options(saved, tmp_path / "two", batch=2, seed=3)) == 0
+def test_a_batch_gets_a_folder_for_each_seed(model, tmp_path):
+    assert main(options(model, tmp_path / "two", batch=2, seed=3)) == 0
     assert [picture["folder"] for picture in report(tmp_path / "two")["pictures"]] == ["3", "4"]
-    assert main(options(saved, tmp_path / "one", seed=4)) == 0
+    assert main(options(model, tmp_path / "one", seed=4)) == 0
     both, alone = tmp_path / "two" / "4" / "image.png", tmp_path / "one" / "image.png"
     assert abs(pixels(both).astype(int) - pixels(alone)).max() <= 1
 
 
-def test_settings_reach_the_maps(saved, tmp_path):
+def test_settings_reach_the_maps(model, tmp_path):
     changed = {"blocks": "last 2", "step_range": "1", "order": "mean, then softmax"}
     changed |= {"temperature": 2, "tokens": "first", "attend": "image", "space": "value"}
     changed |= {"bounces": 1, "scale": "standardised"}
-    asked = [*options(saved, tmp_path, threshold="top area", level=0.25, **changed), "--hard"]
+    asked = [*options(model, tmp_path, threshold="top area", level=0.25, **changed), "--hard"]
     assert main([*asked, "--background"]) == 0
     (picture,) = report(tmp_path)["pictures"]
     assert picture["maps"] == {
@@ -101,8 +101,8 @@ def test_settings_reach_the_maps(saved, tmp_path):
     assert names["3"]["name"] == "background"
 
 
-def test_with_html_every_picture_gets_its_page(saved, tmp_path):
-    asked = options(saved, tmp_path, batch=2, seed=3, blocks="last 2", step_range="1")
+def test_with_html_every_picture_gets_its_page(model, tmp_path):
+    asked = options(model, tmp_path, batch=2, seed=3, blocks="last 2", step_range="1")
     assert main(asked) == 0
     assert list(tmp_path.rglob("*.html")) == []
     assert main([*asked, "--overwrite", "--html"]) == 0
@@ -145,11 +145,11 @@ def test_defaults_that_cannot_be_read_are_named(own, tmp_path, capsys, text):
     assert "conceptattention.json" in line
 
 
-def test_files_are_replaced_only_when_asked(saved, tmp_path, capsys):
-    assert main(options(saved, tmp_path)) == 0
-    assert main(options(saved, tmp_path)) == 1
+def test_files_are_replaced_only_when_asked(model, tmp_path, capsys):
+    assert main(options(model, tmp_path)) == 0
+    assert main(options(model, tmp_path)) == 1
     assert "--overwrite" in capsys.readouterr().err
-    assert main([*options(saved, tmp_path), "--overwrite"]) == 0
+    assert main([*options(model, tmp_path), "--overwrite"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -164,16 +164,16 @@ def test_files_are_replaced_only_when_asked(saved, tmp_path, capsys):
         ({"device": "abacus"}, "There is no device 'abacus' here"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(saved, tmp_path, capsys, changed, said):
-    assert main(options(**{"model": saved, "out": tmp_path, **changed})) == 1
+def test_what_cannot_be_is_said_in_one_line(model, tmp_path, capsys, changed, said):
+    assert main(options(**{"model": model, "out": tmp_path, **changed})) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
 
 
-def test_a_folder_that_cannot_be_made_is_named(saved, tmp_path, capsys):
+def test_a_folder_that_cannot_be_made_is_named(model, tmp_path, capsys):
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert main(options(saved, out)) == 1
+        assert main(options(model, out)) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert str(tmp_path / "file") in line
 
@@ -198,29 +198,29 @@ def test_a_broken_model_folder_is_named(own, tmp_path, capsys):
         {"dtype": "int3"},
     ],
 )
-def test_a_value_that_makes_no_sense_is_a_usage_error(saved, tmp_path, capsys, changed):
+def test_a_value_that_makes_no_sense_is_a_usage_error(model, tmp_path, capsys, changed):
     with pytest.raises(SystemExit) as stopped:
-        main(options(saved, tmp_path, **changed))
+        main(options(model, tmp_path, **changed))
     assert stopped.value.code == 2
     (name,) = changed
     assert f"argument --{name}" in capsys.readouterr().err
 
 
-def test_masks_of_an_earlier_run_do_not_stay(saved, tmp_path):
-    main(options(saved, tmp_path))
+def test_masks_of_an_earlier_run_do_not_stay(model, tmp_path):
+    main(options(model, tmp_path))
     (tmp_path / "masks" / "mine.png").touch()
-    assert main([*options(saved, tmp_path, concepts="sky, moon"), "--overwrite"]) == 0
+    assert main([*options(model, tmp_path, concepts="sky, moon"), "--overwrite"]) == 0
     assert {file.name for file in (tmp_path / "masks").iterdir()} == {
         *("sky.png", "moon.png", "mine.png")
     }
     assert {file.name for file in (tmp_path / "heatmaps").iterdir()} == {"sky.png", "moon.png"}
 
 
-def test_pages_and_pictures_of_an_earlier_run_do_not_stay(saved, tmp_path):
-    main([*options(saved, tmp_path, batch=2, seed=3), "--html"])
-    assert main([*options(saved, tmp_path, blocks="7"), "--overwrite"]) == 1
+def test_pages_and_pictures_of_an_earlier_run_do_not_stay(model, tmp_path):
+    main([*options(model, tmp_path, batch=2, seed=3), "--html"])
+    assert main([*options(model, tmp_path, blocks="7"), "--overwrite"]) == 1
     assert (tmp_path / "3" / "image.png").exists(), "nothing goes before the new run can start"
-    assert main([*options(saved, tmp_path), "--overwrite"]) == 0
+    assert main([*options(model, tmp_path), "--overwrite"]) == 0
     assert list(tmp_path.rglob("*.html")) == []
     assert not (tmp_path / "3").exists() and (tmp_path / "image.png").exists()
 

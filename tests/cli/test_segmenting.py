@@ -104,7 +104,7 @@ def test_a_run_killed_at_any_operation_ends_with_the_same_files(tmp_path):
     for name, grey in (("first", 60), ("second", 200)):
         pixels = np.full((48, 48, 3), grey, np.uint8)
         Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
-    command = [sys.executable, "-m", "tests.core.killed_run", tmp_path / "in", tmp_path / "out"]
+    command = [sys.executable, "-m", "tests.cli.killed_run", tmp_path / "in", tmp_path / "out"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     count = int(done.stdout)

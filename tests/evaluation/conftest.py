@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ..hosts.diffusers.tiny import tiny_flux
+from ..hosts.diffusers.tiny import save_tiny_flux
 from .common import CAT, IGNORE, PERSON, save_labels
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_flux().save_pretrained(folder)
-    return folder
+    """The folder of a small Flux."""
+    return save_tiny_flux(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def territories(*owners: list[list[int]], names: str = "cat, red dog, sky") -> C
 
 
 HALVES = [[0, 0, 1, 1]] * 4
+"""Left half cat, right half red dog, no sky: 64 by 64 pixels."""
 
 try:
     import comfy_extras.nodes_bounding_boxes as core_boxes
@@ -144,6 +145,7 @@ def rows_of(prompt: str) -> torch.Tensor:
 
 
 CORNER = [[0, 1, 1, 1], *[[1] * 4] * 3]
+"""One sixteenth cat, the rest red dog, no sky."""
 
 SEEDS = territories([[1] * 4] * 4, HALVES, CORNER, [[2, 2, 0, 1]] * 4, HALVES)
 

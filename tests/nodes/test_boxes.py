@@ -171,6 +171,3 @@ def test_core_s_sam_3_gets_boxes_and_points_where_the_parts_are(monkeypatch, eac
     model = Sam3()
     call(sam.SAM3_Detect, model=model, image=picture(), bboxes=empty[0], positive_coords=empty[3])
     assert not model.boxes and not model.points
-
-
-"""One sixteenth cat, the rest red dog, no sky."""

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from ..comfyui.tiny import call
 from .common import box_mask, few, image, run, sampled, territories
 
-"""One sixteenth cat, the rest red dog, no sky."""
-
 
 def test_parts_come_by_size_each_picture_of_a_batch_by_itself():
     masks = torch.cat(

@@ -197,6 +197,3 @@ def test_masks_and_names_of_different_nodes_are_refused():
 def test_layers_of_a_mask_of_another_size_are_refused():
     with pytest.raises(ConceptAttentionError, match=r"1 of 40 x 56 .* shape \(1, 64, 64\)"):
         layers_of(picture(), [torch.ones(1, 64, 64)], ["a"])
-
-
-"""One sixteenth cat, the rest red dog, no sky."""

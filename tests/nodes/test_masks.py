@@ -7,8 +7,6 @@ from conceptattention.nodes.masks import Masks, Pick
 
 from .common import HALVES, defaults, run, territories
 
-"""Left half cat, right half red dog, no sky: 64 by 64 pixels."""
-
 
 def test_masks_lie_on_their_pixels_and_absent_ones_are_empty():
     masks, _ = run(Masks, maps=territories(HALVES), threshold="fixed", level=0.5)

@@ -12,8 +12,6 @@ from PIL import Image
 from ..comfyui.graphs import WORDS, changed, node, painting, pictures
 from .common import regions, thirds
 
-"""One sixteenth cat, the rest red dog, no sky."""
-
 
 def tools() -> dict:
     """The demo paints two pictures, and everything is made of them."""

@@ -6,8 +6,6 @@ from conceptattention.nodes.view import VIEWS, Overlay
 
 from .common import HALVES, image, run, territories
 
-"""Left half cat, right half red dog, no sky: 64 by 64 pixels."""
-
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_is_a_picture_for_each_of_the_batch_and_is_shown(view):

@@ -13,8 +13,6 @@ import nodes as stock
 from ..comfyui.tiny import call, with_replaced_block
 from .common import HALVES, TINY_FLUX, image, run, sampled, territories
 
-"""Left half cat, right half red dog, no sky: 64 by 64 pixels."""
-
 
 def test_from_words_to_masks():
     model, latent = sampled(background=True)

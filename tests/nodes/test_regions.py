@@ -123,6 +123,3 @@ def test_recording_changes_nothing_beside_regions_and_is_found(cfg):
     assert torch.equal(recorded, plain)
     scores = STORE.find(recorded).scores
     assert len(scores) == 2 and scores.isfinite().all()
-
-
-"""One sixteenth cat, the rest red dog, no sky."""

@@ -121,6 +121,3 @@ def test_layers_lie_on_each_other_by_their_z_index(output, psd_tools):
     document["layers"][0]["z_index"] = 7
     psd = psd_tools.PSDImage.open(save_layers(document))
     assert [layer.name for layer in psd] == ["a", "b", "c", "picture"]
-
-
-"""One sixteenth cat, the rest red dog, no sky."""

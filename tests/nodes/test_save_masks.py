@@ -154,6 +154,3 @@ def test_a_read_only_folder_is_named(output, write):
     output.chmod(0o555)
     with pytest.raises(ConceptAttentionError, match="Nothing can be written to"):
         write("place")
-
-
-"""One sixteenth cat, the rest red dog, no sky."""

@@ -207,6 +207,3 @@ def test_choices_are_those_of_the_core():
     for (_, name), (options, default) in choices.items():
         assert options == list(offered[name])
         assert default in options
-
-
-"""Left half cat, right half red dog, no sky: 64 by 64 pixels."""

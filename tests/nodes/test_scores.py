@@ -25,8 +25,6 @@ from .common import (
     territories,
 )
 
-"""One sixteenth cat, the rest red dog, no sky."""
-
 
 @pytest.mark.parametrize("names", ["cat, red dog, sky", "cat, red dog", SIXTY_FOUR, "🎈"])
 def test_scores_are_those_of_presence_as_table_and_as_json(names):

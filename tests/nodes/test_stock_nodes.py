@@ -8,8 +8,6 @@ import nodes as stock
 from ..comfyui.tiny import call
 from .common import TINY_FLUX, image
 
-"""Left half cat, right half red dog, no sky: 64 by 64 pixels."""
-
 
 def test_set_latent_noise_mask_keeps_the_rest_bit_by_bit(mask):
     start = TINY_FLUX.latent(2, 8, 8, seed=5)

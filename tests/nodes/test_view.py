@@ -28,8 +28,6 @@ from .common import (
     territories,
 )
 
-"""One sixteenth cat, the rest red dog, no sky."""
-
 
 def saved_values(numbers: torch.Tensor, output: Path) -> np.ndarray:
     (shown,) = call(masking.MaskToImage, mask=numbers)

@@ -21,7 +21,7 @@ pytest.importorskip("diffusers")
 import diffusers
 
 from ..evaluation.conftest import voc as voc
-from ..hosts.diffusers.tiny import tiny_flux
+from ..hosts.diffusers.tiny import save_tiny_flux, tiny_flux
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
 DOCUMENTS = [
@@ -74,9 +74,7 @@ def commands() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small Flux."""
-    folder = tmp_path_factory.mktemp("model")
-    tiny_flux().save_pretrained(folder)
-    return folder
+    return save_tiny_flux(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

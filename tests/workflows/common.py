@@ -13,6 +13,7 @@ from ..comfyui.graphs import WORKFLOWS, node
 
 FILES = sorted(WORKFLOWS.glob("*.json"))
 MODELS = sorted((WORKFLOWS / "models").glob("*.json"))
+"""First masks with each family of models."""
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 

@@ -20,7 +20,6 @@ from .common import (
     widget_values,
 )
 
-"""First masks with each family of models."""
 NOTES = {"MarkdownNote", "Note"}  # live on the page alone; the server does not know them
 
 

@@ -8,8 +8,6 @@ import pytest
 from ..comfyui.graphs import changed, masks, masks_of, node, painting, picked, pictures
 from .common import again, latent, put_example, saved, touched
 
-"""First masks with each family of models."""
-
 
 @pytest.fixture(autouse=True, scope="module")
 def _example(server) -> None:

@@ -6,8 +6,6 @@ import pytest
 from ..comfyui.graphs import changed, masks, node, painting, pictures, unrecorded
 from .common import FILES, each_workflow, put_example, twin, with_demo_model
 
-"""First masks with each family of models."""
-
 
 @pytest.fixture(autouse=True, scope="module")
 def _example(server) -> None:

@@ -6,8 +6,6 @@ import pytest
 from ..comfyui.graphs import changed, masks, masks_of, node, painting
 from .common import put_example
 
-"""First masks with each family of models."""
-
 
 @pytest.fixture(autouse=True, scope="module")
 def _example(server) -> None:

@@ -1,7 +1,7 @@
 // Shows the page that Concept Explorer wrote on its node. Without this script the file is still there.
 
 import { api } from "../../../scripts/api.js";
-import { app } from "../../../scripts/app.js";
+import { showOutputs } from "./outputs.js";
 
 const NODE = "ConceptAttentionExplorer";
 const SIZE = [560, 720];
@@ -46,28 +46,4 @@ for (const [kind, takes] of [["pointerdown", "none"], ["pointerup", ""], ["point
   window.addEventListener(kind, () => document.querySelectorAll(`.${CLASS}`).forEach(tell), true);
 }
 
-/** By the name under which ComfyUI keeps an output: the node's, after that of its subgraph. */
-function find(name) {
-  const [id, subgraph] = name.split(":").reverse();
-  const root = app.rootGraph ?? app.graph;
-  return (subgraph ? root.subgraphs?.get(subgraph) : root)?.getNodeById(id);
-}
-
-app.registerExtension({
-  name: "conceptattention.explorer",
-  beforeRegisterNodeDef(nodeType, nodeData) {
-    if (nodeData.name !== NODE) return;
-    const earlier = nodeType.prototype.onExecuted;
-    nodeType.prototype.onExecuted = function (output) {
-      earlier?.apply(this, arguments);
-      show(this, output?.explorer);
-    };
-  },
-  // Nodes are made anew when a person undoes something or comes back from another workflow.
-  onNodeOutputsUpdated(outputs) {
-    for (const [name, output] of Object.entries(outputs)) {
-      const node = find(name);
-      if (node?.type === NODE) show(node, output?.explorer);
-    }
-  },
-});
+showOutputs("conceptattention.explorer", kind => kind === NODE, (node, output) => show(node, output?.explorer));

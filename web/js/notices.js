@@ -3,6 +3,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { findNode, showOutputs } from "./outputs.js";
 
 const OURS = /^ConceptAttention/;
 const LINE = 18; // pixels
@@ -47,37 +48,10 @@ function height(node, text) {
   return Math.min(MOST_LINES, lines.reduce((sum, count) => sum + count, 0)) * LINE + 8;
 }
 
-/** A node by the name that a run gives it: inside of subgraphs the way to it, "5:3". */
-function find(name) {
-  const path = String(name).split(":");
-  let graph = app.rootGraph ?? app.graph;
-  for (const part of path.slice(0, -1)) {
-    graph = graph?.subgraphs?.get(part) ?? graph?.getNodeById(part)?.subgraph;
-  }
-  return graph?.getNodeById(path.at(-1));
-}
-
 // A node that runs again may have nothing to say this time; one that is cached keeps its text.
 api.addEventListener("executing", ({ detail }) => {
-  const node = detail == null ? null : find(detail?.node ?? detail);
+  const node = detail == null ? null : findNode(detail?.node ?? detail);
   if (node?.conceptText) show(node, []);
 });
 
-app.registerExtension({
-  name: "conceptattention.text",
-  beforeRegisterNodeDef(nodeType, nodeData) {
-    if (!OURS.test(nodeData.name)) return;
-    const earlier = nodeType.prototype.onExecuted;
-    nodeType.prototype.onExecuted = function (output) {
-      earlier?.apply(this, arguments);
-      show(this, output?.text);
-    };
-  },
-  // Nodes are made anew when a person undoes something or comes back from another workflow.
-  onNodeOutputsUpdated(outputs) {
-    for (const [name, output] of Object.entries(outputs)) {
-      const node = find(name);
-      if (OURS.test(node?.type)) show(node, output?.text);
-    }
-  },
-});
+showOutputs("conceptattention.text", kind => OURS.test(kind), (node, output) => show(node, output?.text));

@@ -21,8 +21,10 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 NAMES = "balloon, sky: blue sky, lake"
 SIXTY_FOUR = ",".join(f"thing number {i}" for i in range(64))
 ODD = Grid.of_latent(17, 9)
+"""9 x 5 patches of 16 pixels over 136 x 72 pixels: padded at the bottom and at the right."""
 
 SIZES = [(136, 72), (100, 90), (300, 110)]
+"""h w of pictures: the grid's own, and two that the grid was stretched to look at."""
 
 Open = Callable[..., Any]
 

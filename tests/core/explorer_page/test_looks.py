@@ -6,10 +6,6 @@ from conceptattention.conceptattention_core.texts import name_files
 
 from .common import SIZES, at, close, download, inside, paint, record, settled, strongest
 
-"""9 x 5 patches of 16 pixels over 136 x 72 pixels: padded at the bottom and at the right."""
-
-"""h w of pictures: the grid's own, and two that the grid was stretched to look at."""
-
 
 def test_names_in_any_script_and_of_any_intent(show):
     names = "سماء زرقاء, 🎈 balloon, </script><b>bold, שמיים: blue sky, 日本の空"

@@ -23,10 +23,6 @@ from .common import (
     strongest,
 )
 
-"""9 x 5 patches of 16 pixels over 136 x 72 pixels: padded at the bottom and at the right."""
-
-"""h w of pictures: the grid's own, and two that the grid was stretched to look at."""
-
 
 @pytest.mark.parametrize("size", SIZES)
 def test_what_one_points_at_is_what_the_maps_say(show, size):

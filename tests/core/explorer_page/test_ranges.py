@@ -32,10 +32,6 @@ from .common import (
     strongest,
 )
 
-"""9 x 5 patches of 16 pixels over 136 x 72 pixels: padded at the bottom and at the right."""
-
-"""h w of pictures: the grid's own, and two that the grid was stretched to look at."""
-
 
 def view(page: Any, name: str) -> None:
     page.get_by_role("radio", name=name).check(force=True)

@@ -11,8 +11,6 @@ from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 
 from ....comfyui.tiny import HERE, TINY
 
-"""What a witness calls the fields of a `BlockCall`, in families whose blocks are hooked."""
-
 
 def test_of_projections_the_same_is_made_as_by_the_attention_itself(monkeypatch):
     if "ERNIE-Image" not in HERE:

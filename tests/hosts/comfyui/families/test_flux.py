@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from ....comfyui.tiny import TINY, WordReader
 from ..laws.common import FLUX
 
-"""What a witness calls the fields of a `BlockCall`, in families whose blocks are hooked."""
-
 
 def test_flux_2_and_its_like_are_not_taken_for_flux_1():
     network = TINY["Flux.1"].model().model.diffusion_model

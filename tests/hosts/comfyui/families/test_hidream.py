@@ -10,8 +10,6 @@ from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 
 from ....comfyui.tiny import TINY
 
-"""What a witness calls the fields of a `BlockCall`, in families whose blocks are hooked."""
-
 
 @pytest.mark.parametrize("w", [6, 7])
 def test_beside_a_picture_to_edit_only_the_picture_itself_is_recorded(w):

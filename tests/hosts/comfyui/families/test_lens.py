@@ -6,8 +6,6 @@ from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 
 from ....comfyui.tiny import HERE, TINY
 
-"""What a witness calls the fields of a `BlockCall`, in families whose blocks are hooked."""
-
 
 def test_over_an_empty_prompt_concepts_are_recorded():
     if "Lens" not in HERE:

@@ -10,8 +10,6 @@ from conceptattention.conceptattention_core.recording import Recording
 
 from ....comfyui.tiny import CONCEPTS, Tiny
 
-"""What a witness calls the fields of a `BlockCall`, in families whose blocks are hooked."""
-
 
 def record_of(tiny: Tiny, words: str = CONCEPTS, **spec) -> Recording:
     return STORE.find(tiny.sample(tiny.recorded(words, **spec), cfg=3.0))

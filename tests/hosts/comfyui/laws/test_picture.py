@@ -138,6 +138,3 @@ def test_the_denoised_latent_finds_the_same_recording(tiny):
     noisy, denoised = custom_sampler(tiny, tiny.recorded(), stop_after=2)
     assert not torch.allclose(noisy, denoised)
     assert torch.equal(STORE.find(noisy).scores, STORE.find(denoised).scores)
-
-
-"""What a witness calls the fields of a `BlockCall`, in families whose blocks are hooked."""

@@ -10,8 +10,6 @@ from torch import nn
 
 from ....comfyui.tiny import TINY, with_replaced_block
 
-"""What a witness calls the fields of a `BlockCall`, in families whose blocks are hooked."""
-
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_replaced_block_leaves_the_picture_and_is_named(tiny, index):

@@ -16,8 +16,6 @@ from conceptattention.conceptattention_core.hosts.comfyui.store import STORE
 from conceptattention.conceptattention_core.recording import Recorder
 from torch import Tensor
 
-"""What a witness calls the fields of a `BlockCall`, in families whose blocks are hooked."""
-
 
 def frozen(value):
     """Dicts and lists by content, everything else by identity."""

@@ -7,6 +7,7 @@ and fail where one is missing here.
 from . import cogvideox, flux, flux2, hunyuan_video, qwen_image, sd3
 from .common import LENGTH as LENGTH
 from .common import Tiny as Tiny
+from .flux import save_tiny_flux as save_tiny_flux
 from .flux import tiny_flux as tiny_flux
 
 TINY: dict[str, Tiny] = {

@@ -1,5 +1,7 @@
 """Flux.1 at toy size."""
 
+from pathlib import Path
+
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextModel
@@ -39,3 +41,9 @@ def tiny_flux(*, guidance: bool = False) -> FluxPipeline:
 
 
 TINY = Tiny(make=tiny_flux, noise=(3 * 5, 64))
+
+
+def save_tiny_flux(folder: Path) -> Path:
+    """The same as a model folder, for commands."""
+    tiny_flux().save_pretrained(folder)
+    return folder
